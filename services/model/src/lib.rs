@@ -1,0 +1,9 @@
+//! The domain of Gatehouse: nouns, their validation, and the one pure decision.
+//!
+//! What lives here: plain data types with the field's standard names (JumpServer's where users meet them), checks on
+//! them, and `decide`, the function that every door asks. What must not: IO, async, a clock of its own (time is an
+//! argument), randomness, logging, or anything that knows how data is stored or shown.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod ledger;
+pub mod record;
