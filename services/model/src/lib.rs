@@ -5,5 +5,17 @@
 //! argument), randomness, logging, or anything that knows how data is stored or shown.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod account;
+pub mod asset;
+pub mod choices;
+pub mod common;
+pub mod grant;
 pub mod ledger;
+pub mod net;
+pub mod org;
 pub mod record;
+pub mod rules;
+pub mod session;
+pub mod settings;
+pub mod time_period;
+pub mod user;
