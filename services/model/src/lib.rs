@@ -12,6 +12,7 @@ pub mod common;
 pub mod grant;
 pub mod ledger;
 pub mod net;
+pub mod notice;
 pub mod org;
 pub mod record;
 pub mod rules;
