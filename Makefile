@@ -1,0 +1,42 @@
+# Gatehouse: every command a person needs. Each target installs what it needs (Debian/Ubuntu).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Dependencies are compiled once per machine, not once per clone.
+export CARGO_TARGET_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/gatehouse/target
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+DEV_DIR ?= $(CURDIR)/.dev
+
+.PHONY: help deps test-deps run test lint fuzz bench crash clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps:
+	@release/install-deps.sh build
+
+test-deps:
+	@release/install-deps.sh build test
+
+run: deps ## Build and start a development instance on loopback (HTTPS 8443, SSH 2222)
+	cargo build --release -p gatehouse
+	$(CARGO_TARGET_DIR)/release/gatehouse run --data $(DEV_DIR)
+
+test: test-deps lint ## Format, lints, unit tests and end-to-end tests against real peers
+	release/run-tests.sh
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: test-deps ## Ratios against OpenSSH in the same run, and the budgets of the design
+	cargo build --release -p gatehouse -p gatehouse-tests --bins
+	$(CARGO_TARGET_DIR)/release/bench --gatehouse $(CARGO_TARGET_DIR)/release/gatehouse
+
+crash: test-deps ## 200 rounds of kill -9 under load: no acknowledged entry may be lost
+	GATEHOUSE_CRASH_ROUNDS=200 cargo nextest run --locked -p gatehouse-store -E 'test(crash)' --no-capture
+
+fuzz: test-deps ## Random bytes at every parser of foreign input, one minute each
+	PROPTEST_CASES=200000 cargo nextest run --locked --workspace -E 'test(/never_panics|fuzz/)'
+
+clean: ## Remove the development instance (not the build cache)
+	rm -rf $(DEV_DIR)

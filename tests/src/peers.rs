@@ -1,0 +1,113 @@
+//! Real servers that play the assets.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::{free_port, wait_for};
+
+/// The name of the user who runs the tests: sshd without root serves only its own user.
+pub fn own_user() -> String {
+    nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name
+}
+
+pub fn ssh_keygen(kind: &str, path: &Path) {
+    let status = Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f"]).arg(path).status().unwrap();
+    assert!(status.success());
+}
+
+/// OpenSSH's sshd on a loopback port, with a host key and one authorized key of its own.
+pub struct Sshd {
+    pub port: u16,
+    pub user: String,
+    /// PEM of the key that opens it.
+    pub private_key: String,
+    pub private_key_file: PathBuf,
+    pub dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Sshd {
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// `extra` is added to `sshd_config`.
+    pub fn start_with(extra: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("gh-sshd-").tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        ssh_keygen("ed25519", &at("host_key"));
+        ssh_keygen("ed25519", &at("id"));
+        std::fs::copy(at("id.pub"), at("authorized_keys")).unwrap();
+        let _ = std::fs::create_dir_all("/run/sshd");
+        let port = free_port();
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\n\
+             PasswordAuthentication no\nPubkeyAuthentication yes\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
+             PermitUserEnvironment no\nMaxStartups 200\nMaxSessions 200\nAcceptEnv LANG LC_*\n\
+             Subsystem sftp internal-sftp\n{extra}\n",
+            host = at("host_key").display(),
+            keys = at("authorized_keys").display(),
+        );
+        std::fs::write(at("sshd_config"), config).unwrap();
+        let child = spawn_sshd(dir.path());
+        let me = Self {
+            port,
+            user: own_user(),
+            private_key: std::fs::read_to_string(at("id")).unwrap(),
+            private_key_file: at("id"),
+            dir,
+            child,
+        };
+        me.wait();
+        me
+    }
+
+    fn wait(&self) {
+        wait_for("sshd", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    /// A new host key, as a replaced (or impersonated) machine would show.
+    pub fn change_host_key(&mut self) {
+        self.stop();
+        for name in ["host_key", "host_key.pub"] {
+            std::fs::remove_file(self.dir.path().join(name)).unwrap();
+        }
+        ssh_keygen("ed25519", &self.dir.path().join("host_key"));
+        self.child = spawn_sshd(self.dir.path());
+        self.wait();
+    }
+
+    pub fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// `ssh` straight to it, for comparison.
+    pub fn direct(&self) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(crate::world::SSH_OPTIONS)
+            .args(["-p", &self.port.to_string(), "-o", "IdentitiesOnly=yes", "-i"])
+            .arg(&self.private_key_file)
+            .arg(format!("{}@127.0.0.1", self.user));
+        ssh
+    }
+}
+
+fn spawn_sshd(dir: &Path) -> Child {
+    let log = std::fs::File::create(dir.join("sshd.log")).unwrap();
+    Command::new("/usr/sbin/sshd")
+        .args(["-D", "-e", "-f"])
+        .arg(dir.join("sshd_config"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("sshd is not installed: make test-deps")
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
