@@ -61,7 +61,9 @@ fn address<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SocketAddr>, D::Err
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| serde::de::Error::custom(format!("\"{text}\" is not ADDRESS:PORT, or \"\" for off")))
+    text.parse()
+        .map(Some)
+        .map_err(|_| serde::de::Error::custom(format!("\"{text}\" is not ADDRESS:PORT, or \"\" for off")))
 }
 
 impl Config {

@@ -80,7 +80,12 @@ impl Supervisor {
                     delay = FIRST_DELAY;
                 }
                 restarts += 1;
-                tracing::error!(service = name, error = reason, restarts, "service failed, starting it again in {delay:?}");
+                tracing::error!(
+                    service = name,
+                    error = reason,
+                    restarts,
+                    "service failed, starting it again in {delay:?}"
+                );
                 states.set(name, State::Degraded { reason, restarts });
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}

@@ -16,6 +16,7 @@ pub mod world;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A loopback port that was free a moment ago.
@@ -23,10 +24,17 @@ pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Use this program instead of the one beside the tests.
+pub fn set_binary(path: PathBuf) {
+    assert!(BINARY.set(path).is_ok(), "the program under test is chosen already");
+}
+
 /// The program under test: beside the test binary's directory, where `cargo build -p gatehouse` puts it.
 pub fn gatehouse_binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("GATEHOUSE_BINARY") {
-        return path.into();
+    if let Some(path) = BINARY.get() {
+        return path.clone();
     }
     let exe = std::env::current_exe().unwrap();
     let path = exe.ancestors().map(|d| d.join("gatehouse")).find(|p| p.is_file());

@@ -9,7 +9,11 @@ fn floor(name: &str) -> Option<u8> {
         "gatehouse-model" => 0,
         "gatehouse-store" | "gatehouse-seal" | "gatehouse-record" | "gatehouse-dial" => 1,
         "gatehouse-identity" | "gatehouse-session" | "gatehouse-notify" => 2,
-        "gatehouse-ssh" | "gatehouse-desktop" | "gatehouse-database" | "gatehouse-kube" | "gatehouse-web-app"
+        "gatehouse-ssh"
+        | "gatehouse-desktop"
+        | "gatehouse-database"
+        | "gatehouse-kube"
+        | "gatehouse-web-app"
         | "gatehouse-automation" => 3,
         "gatehouse-api" | "gatehouse-console-tui" => 4,
         "gatehouse" => 5,

@@ -104,9 +104,12 @@ async fn a_killed_daemon_loses_no_acknowledged_change_and_closes_the_sessions_it
     let login = format!("alice@{}@web1", sshd.user);
     let mut names = Vec::new();
     for round in 0..3 {
-        let mut shell = gatehouse_tests::interactive::Interactive::start(
-            world.client("ssh").args(["-tt", "-l", &login, "127.0.0.1"]),
-        );
+        let mut shell = gatehouse_tests::interactive::Interactive::start(world.client("ssh").args([
+            "-tt",
+            "-l",
+            &login,
+            "127.0.0.1",
+        ]));
         shell.send("echo in-$((20+1))-flight\n");
         shell.expect("in-21-flight");
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -166,7 +169,7 @@ async fn a_backup_opens_elsewhere_with_the_recovery_words_and_nowhere_without_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_file_is_recovered_with_the_words_and_an_administrator_gets_back_in() {
-    let (mut world, _sshd) = recorded().await;
+    let (world, _sshd) = recorded().await;
     fs::remove_file(world.data.join("root.key")).unwrap();
     assert_eq!(run_limited(&mut world.cli(&["ledger", "verify"]), b"", LIMIT).code, Some(1));
     let wrong = run_limited(&mut world.cli(&["recover", "seal"]), b"zoo zoo zoo\n", LIMIT);

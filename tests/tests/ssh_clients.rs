@@ -75,8 +75,7 @@ async fn exec_passes_status_output_and_errors_and_is_recorded() {
     let session = &sessions[0];
     assert_eq!(session["protocol"], "ssh");
     assert_eq!(session["is_success"], true);
-    let commands =
-        s.world.admin.list(&format!("terminal/commands/?session={}", session["id"].as_str().unwrap())).await;
+    let commands = s.world.admin.list(&format!("terminal/commands/?session={}", session["id"].as_str().unwrap())).await;
     assert_eq!(commands.len(), 1);
     assert_eq!(commands[0]["input"], "echo out; echo err >&2; exit 7");
     let replay = String::from_utf8_lossy(&s.raw_replay(session).await).into_owned();
@@ -216,10 +215,7 @@ async fn rsync_copies_a_tree_both_ways() {
     ] {
         run_limited(Command::new("rsync").args(["-a", "-e", &shell, &src, &dst]), b"", LIMIT).ok();
     }
-    assert_eq!(
-        std::fs::read(back.path().join("a.bin")).unwrap(),
-        std::fs::read(from.path().join("a.bin")).unwrap()
-    );
+    assert_eq!(std::fs::read(back.path().join("a.bin")).unwrap(), std::fs::read(from.path().join("a.bin")).unwrap());
     assert_eq!(std::fs::read_to_string(back.path().join("sub/b.txt")).unwrap(), "hello");
     let sessions = s.world.ended_sessions(&s.asset, 2).await;
     for session in sessions {
