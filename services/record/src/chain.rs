@@ -6,7 +6,7 @@ use crate::error::RecordError;
 use crate::event::Header;
 use crate::format::{
     BODY_HEAD, CHUNK_HEAD, CODEC_RAW, CODEC_ZSTD, ChunkHead, End, FRAME_HEAD, Fixed, FrameHead, FrameKind, HASH_LEN,
-    Hash, Index, IndexEntry, Private, Public, frame_aad, header_hash, next_hash,
+    Hash, Index, IndexEntry, Mark, Private, Public, frame_aad, header_hash, next_hash,
 };
 use crate::key::{ContainerKey, MasterKey, TAG_LEN};
 use bytes::Bytes;
@@ -23,8 +23,8 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// `level` is zstd's; 1 to 3 make sense for live recordings.
     pub(crate) fn new(level: i32) -> Result<Self, RecordError> {
-        let compressor = zstd::bulk::Compressor::new(level)
-            .map_err(|error| RecordError::io("prepare compression", &error))?;
+        let compressor =
+            zstd::bulk::Compressor::new(level).map_err(|error| RecordError::io("prepare compression", &error))?;
         Ok(Self { compressor, buffer: Vec::new() })
     }
 
@@ -41,9 +41,7 @@ impl Scratch {
 pub(crate) struct Chain {
     key: ContainerKey,
     header: Hash,
-    previous: Hash,
-    number: u64,
-    offset: u64,
+    mark: Mark,
     index: Index,
     events: u64,
 }
@@ -66,23 +64,23 @@ impl Chain {
         block.extend_from_slice(&tag);
         let header = header_hash(&block);
         block.extend_from_slice(&header);
-        Ok((Self::resume(key, header, header, 1, block.len() as u64), block))
+        let mark = Mark { previous: header, number: 1, offset: block.len() as u64 };
+        Ok((Self::resume(key, header, mark, Index::new(), 0), block))
     }
 
-    /// Takes up a container after a whole frame (or the header): `number` is that of the next frame, `offset` where it
-    /// goes. The caller then repeats [`Chain::note`] for the chunks that are there.
-    pub(crate) fn resume(key: ContainerKey, header: Hash, previous: Hash, number: u64, offset: u64) -> Self {
-        Self { key, header, previous, number, offset, index: Index::new(), events: 0 }
+    /// Takes up a container at `mark`; `index` and `events` describe what is before it.
+    pub(crate) fn resume(key: ContainerKey, header: Hash, mark: Mark, index: Index, events: u64) -> Self {
+        Self { key, header, mark, index, events }
     }
 
     /// Size of the file so far in bytes.
     pub(crate) fn offset(&self) -> u64 {
-        self.offset
+        self.mark.offset
     }
 
     /// End of the chain so far; after [`Chain::finish`] it is the digest of the file.
     pub(crate) fn digest(&self) -> Hash {
-        self.previous
+        self.mark.previous
     }
 
     /// Data chunks so far.
@@ -93,12 +91,6 @@ impl Chain {
     /// Event records so far.
     pub(crate) fn events(&self) -> u64 {
         self.events
-    }
-
-    /// Notes a data chunk that starts at `offset`.
-    pub(crate) fn note(&mut self, head: &ChunkHead, offset: u64) {
-        self.index.push(IndexEntry { first: head.first, base_us: head.base_us, offset });
-        self.events = self.events.max(head.first.saturating_add(u64::from(head.records)));
     }
 
     /// Seals one raw chunk (head included). The bytes returned are the frame to append.
@@ -113,7 +105,8 @@ impl Chain {
         buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN + HASH_LEN);
         let mut tail = Cursor::new(&mut *buffer);
         tail.set_position(start as u64);
-        let packed = compressor.compress_to_buffer(raw, &mut tail).map_err(|error| RecordError::io("compress", &error))?;
+        let packed =
+            compressor.compress_to_buffer(raw, &mut tail).map_err(|error| RecordError::io("compress", &error))?;
         let codec = if packed < raw.len() {
             CODEC_ZSTD
         } else {
@@ -125,7 +118,8 @@ impl Chain {
         for (to, from) in buffer.iter_mut().skip(FRAME_HEAD).zip(body_head) {
             *to = from;
         }
-        self.note(&head, self.offset);
+        self.index.push(IndexEntry { first: head.first, base_us: head.base_us, offset: self.mark.offset });
+        self.events = head.first.saturating_add(u64::from(head.records));
         self.seal(FrameKind::Data, buffer)?;
         Ok(buffer)
     }
@@ -134,7 +128,7 @@ impl Chain {
     pub(crate) fn finish(&mut self, duration_us: u64, interrupted: bool) -> Result<Vec<u8>, RecordError> {
         let end = End {
             interrupted,
-            index_offset: self.offset,
+            index_offset: self.mark.offset,
             chunks: self.index.chunks(),
             events: self.events,
             duration_us,
@@ -153,14 +147,14 @@ impl Chain {
     fn seal(&mut self, kind: FrameKind, frame: &mut Vec<u8>) -> Result<(), RecordError> {
         let (head, plain) = frame.split_first_chunk_mut::<FRAME_HEAD>().ok_or(FAULT)?;
         let len = u32::try_from(plain.len() + TAG_LEN).map_err(|_| FAULT)?;
-        *head = FrameHead::encode(kind, len, self.number);
-        let aad = frame_aad(&self.header, head, &self.previous);
-        let tag = self.key.seal(self.number, &aad, plain).map_err(|_| FAULT)?;
+        *head = FrameHead::encode(kind, len, self.mark.number);
+        let aad = frame_aad(&self.header, head, &self.mark.previous);
+        let tag = self.key.seal(self.mark.number, &aad, plain).map_err(|_| FAULT)?;
         frame.extend_from_slice(&tag);
-        self.previous = next_hash(&self.previous, frame);
-        frame.extend_from_slice(&self.previous);
-        self.number += 1;
-        self.offset += frame.len() as u64;
+        self.mark.previous = next_hash(&self.mark.previous, frame);
+        frame.extend_from_slice(&self.mark.previous);
+        self.mark.number += 1;
+        self.mark.offset += frame.len() as u64;
         Ok(())
     }
 }

@@ -175,7 +175,7 @@ pub(crate) enum Record<'a> {
 impl<'a> Record<'a> {
     pub(crate) fn of(event: &'a Event) -> Self {
         match event {
-            Event::Output(data) => Self::Stream { kind: kind::OUTPUT, data },
+            Event::Output(data) => Self::output(data),
             Event::Input(data) => Self::Stream { kind: kind::INPUT, data },
             Event::Resize { cols, rows } => {
                 let ([a, b], [c, d]) = (cols.to_le_bytes(), rows.to_le_bytes());
@@ -196,6 +196,10 @@ impl<'a> Record<'a> {
             Event::Pause => Self::Small { kind: kind::PAUSE, data: [0; 4], len: 0 },
             Event::Resume => Self::Small { kind: kind::RESUME, data: [0; 4], len: 0 },
         }
+    }
+
+    pub(crate) fn output(data: &'a [u8]) -> Self {
+        Self::Stream { kind: kind::OUTPUT, data }
     }
 
     /// Size of the payload in bytes.
@@ -253,7 +257,10 @@ pub(crate) fn take_record(chunk: &mut Bytes) -> Option<(u64, Option<Event>)> {
 }
 
 /// Outer `None`: malformed. Inner `None`: a kind that this version does not know.
-#[expect(clippy::option_option, reason = "malformed and unknown are different things and both are private to this file")]
+#[expect(
+    clippy::option_option,
+    reason = "malformed and unknown are different things and both are private to this file"
+)]
 fn decode(kind: u8, mut payload: Bytes) -> Option<Option<Event>> {
     let event = match kind {
         kind::OUTPUT => Event::Output(payload),
@@ -372,6 +379,9 @@ mod tests {
             assert_eq!(take_varint(&mut Bytes::from(out)), Some(value));
         }
         assert_eq!(take_varint(&mut Bytes::from_static(&[0xff; 11])), None);
-        assert_eq!(take_varint(&mut Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2])), None);
+        assert_eq!(
+            take_varint(&mut Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2])),
+            None
+        );
     }
 }

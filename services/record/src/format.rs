@@ -84,6 +84,17 @@ pub(crate) fn frame_aad(header: &Hash, frame_head: &[u8; FRAME_HEAD], previous: 
     aad
 }
 
+/// A place between two frames: all that is needed to go on there, reading or appending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Hash chain up to here.
+    pub(crate) previous: Hash,
+    /// Number of the next frame.
+    pub(crate) number: u64,
+    /// Offset of the next frame in the file.
+    pub(crate) offset: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameKind {
     Data,

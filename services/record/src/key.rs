@@ -56,8 +56,7 @@ pub(crate) struct ContainerKey(LessSafeKey);
 impl ContainerKey {
     /// Encrypts `data` in place and returns the tag. `number` must be unique within the container.
     pub(crate) fn seal(&self, number: u64, aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_LEN], CryptoError> {
-        let tag =
-            self.0.seal_in_place_separate_tag(nonce(number), Aad::from(aad), data).map_err(|_| CryptoError)?;
+        let tag = self.0.seal_in_place_separate_tag(nonce(number), Aad::from(aad), data).map_err(|_| CryptoError)?;
         tag.as_ref().try_into().map_err(|_| CryptoError)
     }
 

@@ -176,8 +176,7 @@ impl Lane {
                 self.put(&mut filling, at, record);
                 return Ok(Append::Done);
             }
-            let piece =
-                if record.len() > SPLIT_FROM && room >= SPLIT_ROOM { record.split_first(room) } else { None };
+            let piece = if record.len() > SPLIT_FROM && room >= SPLIT_ROOM { record.split_first(room) } else { None };
             match piece {
                 Some(piece) => self.put(&mut filling, at, &piece),
                 None => self.close_chunk(&mut filling),
@@ -246,9 +245,7 @@ impl Lane {
     }
 
     /// Asks for the end of the recording; the answer comes when it is on the disk.
-    pub(crate) fn close(
-        self: &Arc<Self>,
-    ) -> Result<oneshot::Receiver<Result<Sealed, RecordError>>, RecordError> {
+    pub(crate) fn close(self: &Arc<Self>) -> Result<oneshot::Receiver<Result<Sealed, RecordError>>, RecordError> {
         let mut filling = self.filling.lock();
         if let Some(error) = &filling.error {
             return Err(error.clone());

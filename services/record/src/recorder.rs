@@ -266,8 +266,11 @@ impl Recorder {
     /// Once writing has failed, and for the rest of the recording's life, the failure; [`RecordError::EventTooLarge`]
     /// for text beyond [`MAX_TEXT`], which does not harm the recording.
     pub async fn write(&self, at: Duration, event: Event) -> Result<(), RecordError> {
+        self.put(at, Record::of(&event)).await
+    }
+
+    pub(crate) async fn put(&self, at: Duration, mut record: Record<'_>) -> Result<(), RecordError> {
         let lane = &self.handle.lane;
-        let mut record = Record::of(&event);
         if !record.is_stream() && record.len() > MAX_TEXT {
             return Err(RecordError::EventTooLarge { size: record.len(), limit: MAX_TEXT });
         }
