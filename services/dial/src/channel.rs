@@ -245,9 +245,13 @@ pub struct Output {
 }
 
 /// Feeds `input` and collects both streams until the channel closes.
-pub(crate) async fn collect(channel: SshChannel, input: &[u8], limit: usize) -> Result<Output, DialError> {
-    let link = Arc::clone(&channel.link);
-    let (mut reader, writer) = channel.split();
+pub(crate) async fn collect(
+    mut reader: SshReader,
+    writer: &SshWriter,
+    input: &[u8],
+    limit: usize,
+    target: &str,
+) -> Result<Output, DialError> {
     let feed = async {
         // A command that does not read its input closes it; what it wrote still counts.
         let _ = writer.data(input).await;
@@ -272,7 +276,7 @@ pub(crate) async fn collect(channel: SshChannel, input: &[u8], limit: usize) -> 
             };
             into.extend_from_slice(&data);
             if out.stdout.len() + out.stderr.len() > limit {
-                return Err(DialError::TooMuchOutput { target: link.target.clone(), limit });
+                return Err(DialError::TooMuchOutput { target: target.to_owned(), limit });
             }
         }
         Ok(out)

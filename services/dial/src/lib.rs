@@ -6,19 +6,21 @@
 //! bring plain data ([`Route`], [`SshLogin`]) and somebody who remembers host keys ([`HostKeys`]).
 //!
 //! - [`tcp`] and [`ssh`] connect; [`telnet::login`] logs in over a [`DialStream`]; [`test`] is the connection test.
-//! - How bytes are moved between two SSH connections without deadlock: module `flow`.
+//! - How bytes are moved between two SSH connections without deadlock: module [`flow`]; read it before you splice channels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod algorithms;
 mod auth;
 mod channel;
 mod error;
+pub mod flow;
 mod handshake;
 mod hop;
 mod probe;
 mod route;
 mod sever;
 mod ssh;
+pub mod su;
 mod tcp;
 pub mod telnet;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use russh::client::{self, Handle};
 use russh::{Channel, Disconnect, SshId};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::algorithms::preferred;
 use crate::auth::{self, Ready};
@@ -183,16 +183,20 @@ impl SshPeer {
     /// # Errors
     /// [`DialError::TooMuchOutput`] past `limit` bytes of both streams together, [`DialError::Timeout`] after `within`.
     pub async fn run(&self, command: &[u8], input: &[u8], limit: usize, within: Duration) -> Result<Output, DialError> {
-        let work = async {
-            let channel = self.exec(command, None).await?;
-            crate::channel::collect(channel, input, limit).await
-        };
-        match timeout(within, Box::pin(work)).await {
+        let deadline = Instant::now() + within;
+        let late = || DialError::Timeout { target: self.link.target.clone(), stage: Stage::Request, after: within };
+        let channel = timeout_at(deadline, Box::pin(self.exec(command, None))).await.map_err(|_| late())??;
+        let (reader, writer) = channel.split();
+        let work = crate::channel::collect(reader, &writer, input, limit, &self.link.target);
+        let result = match timeout_at(deadline, Box::pin(work)).await {
             Ok(result) => result,
-            Err(_) => {
-                Err(DialError::Timeout { target: self.link.target.clone(), stage: Stage::Request, after: within })
-            }
+            Err(_) => Err(late()),
+        };
+        if result.is_err() {
+            // The command must not outlive our interest in it; an error means that the connection is gone anyway.
+            let _ = writer.close().await;
         }
+        result
     }
 
     async fn open(
