@@ -63,6 +63,8 @@ struct Filling {
     last_us: u64,
     events: u64,
     full: VecDeque<Vec<u8>>,
+    /// Events that the system has taken.
+    written: u64,
     /// Bytes in `open`, in `full` and in a worker's hands.
     queued: usize,
     flush: bool,
@@ -244,6 +246,22 @@ impl Lane {
         }
     }
 
+    /// Has the events before `position` written now. `true` if they are already.
+    pub(crate) fn flush(self: &Arc<Self>, position: u64) -> Result<bool, RecordError> {
+        let mut filling = self.filling.lock();
+        if let Some(error) = &filling.error {
+            return Err(error.clone());
+        }
+        if filling.written >= position {
+            return Ok(true);
+        }
+        if !filling.open.is_empty() && filling.first < position {
+            filling.flush = true;
+            self.schedule(&mut filling);
+        }
+        Ok(false)
+    }
+
     /// Asks for the end of the recording; the answer comes when it is on the disk.
     pub(crate) fn close(self: &Arc<Self>) -> Result<oneshot::Receiver<Result<Sealed, RecordError>>, RecordError> {
         let mut filling = self.filling.lock();
@@ -361,12 +379,13 @@ impl Lane {
     fn write_chunk(self: &Arc<Self>, chunk: Vec<u8>, scratch: &mut Scratch) -> Result<(), RecordError> {
         self.space.check_running()?;
         let len = chunk.len();
-        {
+        let events = {
             let mut chain = self.writing.lock();
             let frame = chain.chunk(&chunk, scratch)?;
             self.sink.append(frame).map_err(|error| RecordError::io("write a chunk", &error))?;
             self.space.add(frame.len() as u64);
-        }
+            chain.events()
+        };
         drop(chunk);
         if !self.dirty.swap(true, Ordering::AcqRel) {
             self.engine.note_dirty(Arc::clone(self));
@@ -374,6 +393,7 @@ impl Lane {
         let mut filling = self.filling.lock();
         // A failure found by the sync thread meanwhile has given the bytes back already.
         if filling.error.is_none() {
+            filling.written = events;
             filling.queued = filling.queued.saturating_sub(len);
             self.engine.queued.fetch_sub(len, Ordering::Relaxed);
         }

@@ -19,6 +19,8 @@ pub mod library;
 mod reader;
 mod recorder;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use error::{ReadError, Reason, RecordError, VerifyError};

@@ -119,6 +119,12 @@ impl RecorderPool {
         self.shared.space.used()
     }
 
+    /// Bytes that wait in memory, all recordings together.
+    #[cfg(test)]
+    pub(crate) fn shared_queue(&self) -> usize {
+        self.shared.engine.engine.queued.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Whether a recording of this session is being written.
     #[must_use]
     pub fn is_open(&self, session: Uuid) -> bool {
@@ -282,6 +288,24 @@ impl Recorder {
             // Registered before the attempt, so that room made in between is not missed.
             room.as_mut().enable();
             if lane.append(at, &mut record)? == Append::Done {
+                return Ok(());
+            }
+            room.await;
+        }
+    }
+
+    /// Has everything recorded so far written at once instead of within a second, for somebody who wants to read the
+    /// recording while the session runs. It is then readable, not yet safe from power loss.
+    ///
+    /// # Errors
+    /// The failure, if the recording cannot be written.
+    pub async fn flush(&self) -> Result<(), RecordError> {
+        let lane = &self.handle.lane;
+        let position = lane.position();
+        loop {
+            let mut room = pin!(lane.room().notified());
+            room.as_mut().enable();
+            if lane.flush(position)? {
                 return Ok(());
             }
             room.await;
