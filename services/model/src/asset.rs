@@ -219,6 +219,28 @@ impl Record for Platform {
 }
 impl SystemRecord for Platform {}
 
+impl Validate for Platform {
+    fn validate(&self) -> Result<(), Invalid> {
+        let mut invalid = Invalid::default();
+        check_name(&mut invalid, "name", &self.name);
+        invalid.check(!self.protocols.is_empty(), "protocols", "at least one protocol is required");
+        invalid.check(self.protocols.iter().all(|p| p.port != 0), "protocols", "a port is between 1 and 65535");
+        invalid.check(
+            self.protocols.iter().filter(|p| p.primary).count() <= 1,
+            "protocols",
+            "one protocol can be primary",
+        );
+        for (i, p) in self.protocols.iter().enumerate() {
+            let again = self.protocols.iter().skip(i + 1).any(|q| q.name == p.name);
+            invalid.check(!again, "protocols", format!("protocol {} is given twice", p.name));
+            let known = self.category == Category::Custom || crate::builtin::protocol(&p.name).is_some();
+            invalid.check(known, "protocols", format!("there is no protocol {}", p.name));
+        }
+        invalid.check(!self.su_enabled || self.su_method.is_some(), "su_method", "choose how accounts are switched");
+        invalid.into_result()
+    }
+}
+
 /// A network reached through SSH gateways (JumpServer's "domain" or "zone"). Its gateways are the assets of the
 /// `Gateway` platform that are in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -352,6 +374,31 @@ pub fn check_address(invalid: &mut Invalid, field: &str, address: &str) {
         && host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '[' | ']' | '%'));
     invalid.check(ok, field, "enter an IP address or a host name");
 }
+
+/// An asset that a user keeps at hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FavoriteAsset {
+    pub id: Uuid,
+    pub org_id: Uuid,
+    pub user: Uuid,
+    pub asset: Uuid,
+    pub date_created: DateTime<Utc>,
+}
+
+impl Record for FavoriteAsset {
+    const KIND: &'static str = "favorite_asset";
+    fn id(&self) -> Uuid {
+        self.id
+    }
+    fn org(&self) -> Option<Uuid> {
+        Some(self.org_id)
+    }
+    fn indexes(&self) -> Vec<Index> {
+        let pair = Index::compound(&[self.user.as_bytes(), self.asset.as_bytes()]);
+        vec![Index::unique("pair", pair), Index::many("user", *self.user.as_bytes())]
+    }
+}
+impl OrgRecord for FavoriteAsset {}
 
 /// The host key that an asset showed first. A different one is refused until an administrator deletes this record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

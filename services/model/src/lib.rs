@@ -7,16 +7,25 @@
 
 pub mod account;
 pub mod asset;
+pub mod builtin;
 pub mod choices;
+pub mod command;
 pub mod common;
+pub mod decide;
+pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod grant;
 pub mod ledger;
 pub mod net;
 pub mod notice;
 pub mod org;
+pub mod permission;
 pub mod record;
 pub mod rules;
 pub mod session;
 pub mod settings;
 pub mod time_period;
 pub mod user;
+
+pub use decide::{Decision, decide, decide_login};

@@ -77,6 +77,9 @@ impl Validate for Role {
     fn validate(&self) -> Result<(), Invalid> {
         let mut invalid = Invalid::default();
         check_name(&mut invalid, "name", &self.name);
+        if !self.builtin {
+            crate::permission::check_points(&mut invalid, self.scope, &self.permissions);
+        }
         invalid.into_result()
     }
 }

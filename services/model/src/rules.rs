@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
+use crate::filter::{ASSET_ATTRIBUTES, USER_ATTRIBUTES};
 use crate::net::IpGroup;
 use crate::record::{Index, OrgRecord, Record, SystemRecord};
 
@@ -84,6 +85,11 @@ pub struct RuleConditions {
     pub ip_group: IpGroup,
     #[serde(default)]
     pub time_period: Vec<TimePeriod>,
+}
+
+/// An accounts list of a rule names somebody: an empty one would be a rule that silently does nothing.
+fn check_accounts(invalid: &mut Invalid, accounts: &[String]) {
+    invalid.check(!accounts.is_empty(), "accounts", "choose at least one account, or @ALL");
 }
 
 fn check_rule(invalid: &mut Invalid, name: &str, priority: u8) {
@@ -225,6 +231,7 @@ impl Validate for LoginRule {
         use RuleAction::{Accept, Notice, NotifyAndWarn, Reject};
         check_action(&mut invalid, self.action, &[Accept, Reject, Notice, NotifyAndWarn]);
         check_periods(&mut invalid, &self.rules);
+        self.users.check(&mut invalid, "users", USER_ATTRIBUTES);
         invalid.into_result()
     }
 }
@@ -236,6 +243,9 @@ impl Validate for AssetLoginRule {
         use RuleAction::{Accept, Notice, NotifyAndWarn, Reject};
         check_action(&mut invalid, self.action, &[Accept, Reject, Notice, NotifyAndWarn]);
         check_periods(&mut invalid, &self.rules);
+        self.users.check(&mut invalid, "users", USER_ATTRIBUTES);
+        self.assets.check(&mut invalid, "assets", ASSET_ATTRIBUTES);
+        check_accounts(&mut invalid, &self.accounts);
         invalid.into_result()
     }
 }
@@ -247,6 +257,9 @@ impl Validate for CommandFilter {
         use RuleAction::{Accept, NotifyAndWarn, Reject, Warning};
         check_action(&mut invalid, self.action, &[Accept, Reject, Warning, NotifyAndWarn]);
         invalid.check(!self.command_groups.is_empty(), "command_groups", "choose at least one command group");
+        self.users.check(&mut invalid, "users", USER_ATTRIBUTES);
+        self.assets.check(&mut invalid, "assets", ASSET_ATTRIBUTES);
+        check_accounts(&mut invalid, &self.accounts);
         invalid.into_result()
     }
 }
@@ -256,6 +269,17 @@ impl Validate for ConnectMethodRule {
         let mut invalid = Invalid::default();
         check_rule(&mut invalid, &self.name, self.priority);
         check_action(&mut invalid, self.action, &[RuleAction::Reject, RuleAction::Accept]);
+        self.users.check(&mut invalid, "users", USER_ATTRIBUTES);
+        invalid.check(!self.connect_methods.is_empty(), "connect_methods", "choose at least one connect method");
+        invalid.into_result()
+    }
+}
+
+impl Validate for CommandGroup {
+    fn validate(&self) -> Result<(), Invalid> {
+        let mut invalid = Invalid::default();
+        check_name(&mut invalid, "name", &self.name);
+        self.check_content(&mut invalid);
         invalid.into_result()
     }
 }
