@@ -172,8 +172,8 @@ impl Attempt<'_> {
         let user = self.login.username.clone();
         let answer: Answer =
             self.handle.authenticate_password(user, password.as_str()).await.map_err(|e| self.broken(&e))?.into();
-        // Only when the server does not know the method at all: presenting a wrong password twice counts twice
-        // towards a lock-out on the asset.
+        // Only when the server does not offer the method at all: presenting a wrong password twice counts twice
+        // towards a lock-out on the asset. (A server that strikes a refused method off its list cannot be told apart.)
         match answer {
             Answer::Refused(methods) if only_interactive(&methods) => self.interactive(&password).await,
             answer => Ok(answer),
@@ -239,6 +239,8 @@ impl Attempt<'_> {
         }
         let legacy = self.login.legacy;
         Ok(match self.handle.best_supported_rsa_hash().await.map_err(|e| self.broken(&e))? {
+            // Announced is not accepted: some announce all that they know.
+            Some(Some(hash)) if legacy => vec![Some(hash), None],
             Some(Some(hash)) => vec![Some(hash)],
             Some(None) | None if legacy => vec![None, Some(HashAlg::Sha256)],
             Some(None) | None => vec![Some(HashAlg::Sha256)],

@@ -226,9 +226,11 @@ impl Dialogue<'_> {
 
     async fn type_line(&mut self, text: &[u8], deadline: Instant) -> Result<(), DialError> {
         self.seen.clear();
-        let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 2));
+        let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 1));
         line.extend_from_slice(text);
-        line.extend_from_slice(b"\r\n");
+        // As the Enter key sends it (CR NUL on the wire): some servers take CR LF for two lines, and the second one would
+        // answer the password prompt.
+        line.push(b'\r');
         match timeout_at(deadline, self.peer.write(&line)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => {
