@@ -20,6 +20,11 @@ pub(crate) struct Scratch {
     buffer: Vec<u8>,
 }
 
+/// After a chunk that did not shrink by an eighth this many chunks are stored as they are before the next attempt.
+const STORE_RUN: u32 = 15;
+/// Shorter chunks are always worth an attempt: they cost nothing, and say nothing about the next one.
+const STORE_FROM: usize = 16 * 1024;
+
 impl Scratch {
     /// `level` is zstd's; 1 to 3 make sense for live recordings.
     pub(crate) fn new(level: i32) -> Result<Self, RecordError> {
@@ -44,6 +49,8 @@ pub(crate) struct Chain {
     mark: Mark,
     index: Index,
     events: u64,
+    /// Chunks still to be stored uncompressed, because the last attempt did not pay.
+    store: u32,
 }
 
 impl Chain {
@@ -70,7 +77,7 @@ impl Chain {
 
     /// Takes up a container at `mark`; `index` and `events` describe what is before it.
     pub(crate) fn resume(key: ContainerKey, header: Hash, mark: Mark, index: Index, events: u64) -> Self {
-        Self { key, header, mark, index, events }
+        Self { key, header, mark, index, events, store: 0 }
     }
 
     /// Size of the file so far in bytes.
@@ -102,18 +109,26 @@ impl Chain {
         let Scratch { compressor, buffer } = scratch;
         buffer.clear();
         buffer.resize(start, 0);
-        buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN + HASH_LEN);
-        let mut tail = Cursor::new(&mut *buffer);
-        tail.set_position(start as u64);
-        let packed =
-            compressor.compress_to_buffer(raw, &mut tail).map_err(|error| RecordError::io("compress", &error))?;
-        let codec = if packed < raw.len() {
-            CODEC_ZSTD
+        let mut codec = CODEC_RAW;
+        if self.store > 0 && raw.len() >= STORE_FROM {
+            self.store -= 1;
         } else {
+            buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()) + TAG_LEN + HASH_LEN);
+            let mut tail = Cursor::new(&mut *buffer);
+            tail.set_position(start as u64);
+            let packed =
+                compressor.compress_to_buffer(raw, &mut tail).map_err(|error| RecordError::io("compress", &error))?;
+            if packed < raw.len() {
+                codec = CODEC_ZSTD;
+            }
+            let paid = packed < raw.len() - raw.len() / 8;
+            self.store = if paid || raw.len() < STORE_FROM { 0 } else { STORE_RUN };
+        }
+        if codec == CODEC_RAW {
             buffer.truncate(start);
+            buffer.reserve(raw.len() + TAG_LEN + HASH_LEN);
             buffer.extend_from_slice(raw);
-            CODEC_RAW
-        };
+        }
         let body_head = [codec, 0, 0, 0].into_iter().chain(raw_len);
         for (to, from) in buffer.iter_mut().skip(FRAME_HEAD).zip(body_head) {
             *to = from;

@@ -28,7 +28,8 @@ pub struct PoolOptions {
     /// Bytes that recordings may take on the disk; `None` for no limit but the disk. At the quota no recording starts
     /// any more; running ones may go an eighth beyond it, then they fail.
     pub quota_bytes: Option<u64>,
-    /// zstd level, 1 (default) to 3; higher ones cost more time than a live recording should.
+    /// zstd level, 1 (default) to 3; higher ones cost more time than a live recording should. Data that
+    /// does not shrink is mostly stored as it is.
     pub level: i32,
     /// Age of a chunk's first event at which it is written. Default 900 ms, so that a killed daemon loses at most the
     /// last second.
@@ -78,6 +79,7 @@ impl RecorderPool {
     ///
     /// # Errors
     /// If the directory cannot be created or the threads cannot be started.
+    #[expect(clippy::needless_pass_by_value, reason = "options are made for one pool, and may come to own something")]
     pub fn new(dir: PathBuf, key: MasterKey, options: PoolOptions) -> Result<Self, RecordError> {
         Self::with_disk(dir, key, &options, library::RECORDING, Arc::new(LocalDisk))
     }

@@ -171,7 +171,7 @@ async fn a_changed_chunk_stops_a_strict_reader_and_a_tolerant_one_says_where() {
     let starts = parts(&good);
     let path = fixture.path(&sealed);
     let entries = all(&mut fixture.reader(&sealed));
-    let mut bad = good.clone();
+    let mut bad = good;
     bad[starts[3] + 20] ^= 1;
     std::fs::write(&path, &bad).unwrap();
     let mut reader = Reader::open(&path, &key()).unwrap();
@@ -205,7 +205,7 @@ async fn somebody_without_the_key_cannot_mend_the_chain() {
     let (sealed, good) = small(&fixture).await;
     let starts = parts(&good);
     let path = fixture.path(&sealed);
-    let mut bad = good.clone();
+    let mut bad = good;
     bad[starts[2] + 20] ^= 1;
     // What an attacker can compute: all links anew.
     let mut previous: [u8; 32] = bad[starts[1] - 32..starts[1]].try_into().unwrap();
@@ -327,7 +327,7 @@ async fn files_that_are_no_recordings_are_refused_whatever_they_hold() {
     };
     let mut newer = good.clone();
     newer[8] = 2;
-    let mut huge = good.clone();
+    let mut huge = good;
     huge[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
     for (bytes, reason) in [
         (Vec::new(), Reason::Truncated("header")),

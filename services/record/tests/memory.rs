@@ -32,7 +32,6 @@ async fn idle_recordings_cost_little_memory_and_no_thread() {
         recorder.flush().await.unwrap();
     }
     let per_recording = status("VmRSS").saturating_sub(before) * 1024 / recorders.len();
-    println!("{per_recording} bytes per idle recording");
     assert!(per_recording < 16 * 1024, "{per_recording} bytes per idle recording");
     assert!(status("Threads") <= threads + 2, "threads do not grow with recordings");
     // What they move does not stay: 500 recordings that each wrote 1 MB.
@@ -45,7 +44,6 @@ async fn idle_recordings_cost_little_memory_and_no_thread() {
         recorder.flush().await.unwrap();
     }
     let after = status("VmRSS").saturating_sub(before) * 1024 / recorders.len();
-    println!("{after} bytes per recording after moving 1 MB each");
     assert!(after < 128 * 1024, "{after} bytes per recording after moving 1 MB each");
     for recorder in recorders {
         recorder.close().await.unwrap();
