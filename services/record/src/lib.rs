@@ -12,6 +12,8 @@ mod error;
 mod event;
 pub mod export;
 mod format;
+#[cfg(test)]
+mod hostile;
 mod keeper;
 mod key;
 mod lane;
