@@ -12,12 +12,14 @@ pub mod choices;
 pub mod command;
 pub mod common;
 pub mod decide;
+pub mod directory;
 pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod grant;
 pub mod ledger;
 pub mod net;
+pub mod nodes;
 pub mod notice;
 pub mod org;
 pub mod permission;
@@ -29,3 +31,4 @@ pub mod time_period;
 pub mod user;
 
 pub use decide::{Decision, decide, decide_login};
+pub use directory::Directory;
