@@ -206,7 +206,7 @@ impl Identity {
         user_agent: &str,
     ) -> Result<Redeemed, LoginError> {
         let begin = BeginLogin { username: format!("JMS-{id}"), ip, door, user_agent: user_agent.to_owned() };
-        let mut redemption = Redemption::new(self.clone(), begin);
+        let mut redemption = Redemption::new(self.clone(), &begin);
         redemption.gate().await?;
         let everywhere = self.store().all_orgs(AllOrgs::crossing_organizations());
         let given = hash(value);

@@ -154,7 +154,6 @@ impl Hasher {
         done.map_err(|_| IdentityError::Damaged("a password check ended early"))
     }
 
-    #[expect(clippy::type_complexity, reason = "used once, right above")]
     fn queue(&self, client: Option<IpAddr>) -> Result<(Place<'_>, Option<Arc<Semaphore>>), IdentityError> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING as u64 {
             self.waiting.fetch_sub(1, Ordering::Relaxed);

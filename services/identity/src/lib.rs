@@ -47,9 +47,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use gatehouse_model::ledger::LedgerEntry;
 use gatehouse_model::notice::{Notice, NoticeKind, Notifier};
+use gatehouse_model::session::ConnectionToken;
 use gatehouse_model::settings::{SETTINGS_ID, Settings};
 use gatehouse_model::user::User;
-use gatehouse_store::{Batch, Store, StoreError};
+use gatehouse_model::user::{AccessKey, ApiToken, LoginFailures, SshKey, TempPassword, TrustedUserCa, UserSecret};
+use gatehouse_store::{Batch, Registry, Store, StoreError};
 use uuid::Uuid;
 
 pub use access_key::NewAccessKey;
@@ -70,6 +72,19 @@ pub use token::{BearerToken, BrowserSession, CSRF_HEADER};
 
 /// Where the time comes from, so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// Adds the kinds of record that this service writes, for `Store::open`.
+pub fn kinds(registry: Registry) -> Registry {
+    registry
+        .with::<UserSecret>()
+        .with::<SshKey>()
+        .with::<TrustedUserCa>()
+        .with::<AccessKey>()
+        .with::<ApiToken>()
+        .with::<TempPassword>()
+        .with::<LoginFailures>()
+        .with::<ConnectionToken>()
+}
 
 /// What may be chosen when the service is made.
 #[derive(Debug, Clone, Copy)]

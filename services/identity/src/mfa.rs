@@ -33,9 +33,12 @@ pub struct Enrolment {
     pub uri: Zeroizing<String>,
 }
 
+/// A secret, and until when it may be confirmed.
+type Unconfirmed = (DateTime<Utc>, Zeroizing<String>);
+
 #[derive(Default)]
 pub(crate) struct Enrolments {
-    waiting: Mutex<HashMap<Uuid, (DateTime<Utc>, Zeroizing<String>)>>,
+    waiting: Mutex<HashMap<Uuid, Unconfirmed>>,
 }
 
 /// Until when the second factor counts for access keys, which have no record that could say it.

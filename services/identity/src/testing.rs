@@ -10,7 +10,8 @@ use gatehouse_model::ledger::{LedgerEntry, LedgerKind};
 use gatehouse_model::notice::{Notice, Notifier};
 use gatehouse_model::settings::{SETTINGS_ID, Settings};
 use gatehouse_model::user::{MfaLevel, User, UserSource};
-use gatehouse_store::Store;
+use gatehouse_store::ledger::{OrgFilter, Query};
+use gatehouse_store::{AllOrgs, Store};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -162,7 +163,7 @@ impl World {
 
     /// Ledger entries of one kind, oldest first.
     pub(crate) fn ledger(&self, kind: LedgerKind) -> Vec<LedgerEntry> {
-        crate::testing::entries(&self.store, kind)
+        entries(&self.store, kind)
     }
 
     /// (reason code, status) of all log-in rows, oldest first.
@@ -172,4 +173,10 @@ impl World {
             .map(|e| (e.body["reason_code"].as_str().unwrap().to_owned(), e.body["status"].as_bool().unwrap()))
             .collect()
     }
+}
+
+pub(crate) fn entries(store: &Store, kind: LedgerKind) -> Vec<LedgerEntry> {
+    let mut query = Query::new(OrgFilter::All(AllOrgs::crossing_organizations())).kinds(&[kind]).limit(usize::MAX);
+    query = query.ascending();
+    store.ledger().query(&query).unwrap().into_iter().map(|e| e.entry).collect()
 }

@@ -32,7 +32,7 @@ struct Candidates {
 }
 
 impl Attempt {
-    pub(super) fn new(identity: Identity, begin: BeginLogin) -> Self {
+    pub(super) fn new(identity: Identity, begin: &BeginLogin) -> Self {
         Self { login: Login::new(identity, begin), first: None, finished: false }
     }
 

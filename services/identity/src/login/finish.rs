@@ -64,7 +64,7 @@ pub(crate) fn mfa_need(user: &User, is_admin: bool, settings: &Settings) -> MfaN
 }
 
 impl Login {
-    pub(super) fn new(identity: Identity, begin: BeginLogin) -> Self {
+    pub(super) fn new(identity: Identity, begin: &BeginLogin) -> Self {
         Self {
             identity,
             // Bounded before it is kept; one character more than allowed, so that a longer name matches nobody.

@@ -176,8 +176,9 @@ impl Proof {
 
 impl Identity {
     /// Starts a log-in. Costs nothing and asks nothing: whether the user exists shows nowhere before a factor is right.
+    #[expect(clippy::needless_pass_by_value, reason = "what begins a log-in belongs to it")]
     pub fn begin(&self, login: BeginLogin) -> Attempt {
-        Attempt::new(self.clone(), login)
+        Attempt::new(self.clone(), &login)
     }
 
     /// Keeps a log-in that is not finished until its next request (the second factor of a browser or API log-in comes

@@ -14,9 +14,12 @@ use crate::random;
 const MAX_PARKED: usize = 4_096;
 const MINUTES: i64 = 5;
 
+/// A step, and until when it is kept.
+type Waiting = (DateTime<Utc>, Step);
+
 #[derive(Default)]
 pub(crate) struct Parked {
-    steps: Mutex<HashMap<Vec<u8>, (DateTime<Utc>, Step)>>,
+    steps: Mutex<HashMap<Vec<u8>, Waiting>>,
 }
 
 impl Parked {

@@ -15,7 +15,7 @@ pub(crate) struct Redemption {
 }
 
 impl Redemption {
-    pub(crate) fn new(identity: Identity, begin: BeginLogin) -> Self {
+    pub(crate) fn new(identity: Identity, begin: &BeginLogin) -> Self {
         Self { login: Login::new(identity, begin) }
     }
 
