@@ -20,10 +20,16 @@
 //! key to "run this line"; only CR, LF and Ctrl-O are held back. [`Finished::unjudged`] tells afterwards when what ran
 //! is not what was judged.
 //!
-//! Memory: a few KiB when idle (rows are stored as long as they are filled), at most [`Options::max_command`] characters of
-//! an edited line and of typed text, [`Options::max_output`] bytes of output per command and 64 KiB of bytes not looked at yet.
+//! Memory: a few KiB when idle (rows are stored as long as they are filled). At most, and only while it lasts:
+//! [`Options::max_command`] characters of typed text (4 bytes each) and cells of an edited line (8 bytes each), two copies of
+//! the command, [`Options::max_output`] bytes of output, 64 KiB of output not looked at yet.
 
+mod extract;
+mod lineedit;
+mod prompt;
+mod screen;
 mod split;
+mod terminal;
 mod tracker;
 
 use std::time::Duration;
@@ -95,9 +101,9 @@ pub struct Candidate {
     /// The command, whole: with the earlier lines when it continues over several. Empty for an empty line and for
     /// [`Kind::NoEcho`].
     pub text: String,
-    /// A second reading that rules must judge too (typed keys against shown text, or the current line alone). For
-    /// [`Kind::NoEcho`] it may be a password: judge it, never store or show it.
-    pub alternative: Option<Zeroizing<String>>,
+    /// Other readings that rules must judge too (typed keys against shown text, the current line alone). For [`Kind::NoEcho`]
+    /// one may be a password: judge it, never store or show it.
+    pub alternatives: Vec<Zeroizing<String>>,
     /// How well the text is known.
     pub confidence: Confidence,
     /// Where it was typed.
@@ -117,7 +123,7 @@ impl Candidate {
     /// Every text that rules must judge, each to be passed through [`split`] as well.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.text.as_str())
-            .chain(self.alternative.as_ref().map(|text| text.as_str()))
+            .chain(self.alternatives.iter().map(|text| text.as_str()))
             .filter(|text| !text.trim().is_empty())
     }
 }
