@@ -138,6 +138,11 @@ impl KeyRing {
         expand(&self.prk, purpose)
     }
 
+    /// A key for another use than the store's own; apart from the store's own purposes whatever its name.
+    pub(crate) fn derive_for_others(&self, purpose: &str) -> Result<Zeroizing<[u8; 32]>> {
+        self.derive(&format!("for others: {purpose}"))
+    }
+
     pub(crate) fn cipher(&self, purpose: &str) -> Result<Cipher> {
         Cipher::new(&*self.derive(purpose)?)
     }

@@ -341,7 +341,7 @@ impl Store {
     /// A key for another use than the store's own, from the root key (HKDF). The same purpose gives the same key for
     /// the life of the data directory, backups included.
     pub fn derive_key(&self, purpose: &str) -> Result<Zeroizing<[u8; 32]>> {
-        self.handle.shared.keys.derive(&format!("for others: {purpose}"))
+        self.handle.shared.keys.derive_for_others(purpose)
     }
 
     /// The data directory.
