@@ -38,7 +38,12 @@ impl MemorySigner {
     pub fn generate() -> Result<Arc<Self>> {
         let mut seed = Zeroizing::new([0; 32]);
         keys::fill_random(seed.as_mut())?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| StoreError::Crypto("signing key"))?;
+        Self::from_seed(&seed)
+    }
+
+    /// The same key again from the same seed; the counter begins at zero.
+    pub fn from_seed(seed: &[u8; 32]) -> Result<Arc<Self>> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| StoreError::Crypto("signing key"))?;
         Ok(Arc::new(Self { pair, counter: Mutex::new(0) }))
     }
 }
