@@ -21,6 +21,8 @@ pub mod ledger;
 pub mod net;
 pub mod nodes;
 pub mod notice;
+#[cfg(test)]
+mod nouns_tests;
 pub mod org;
 pub mod permission;
 pub mod record;

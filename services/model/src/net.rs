@@ -29,14 +29,14 @@ impl std::str::FromStr for IpItem {
             return Ok(Self::Any);
         }
         if let Some((from, to)) = s_trim.split_once('-') {
-            let from: IpAddr = from.trim().parse().map_err(|_| bad())?;
-            let to: IpAddr = to.trim().parse().map_err(|_| bad())?;
+            let from = canonical(from.trim().parse().map_err(|_| bad())?);
+            let to = canonical(to.trim().parse().map_err(|_| bad())?);
             return if from.is_ipv4() == to.is_ipv4() && from <= to { Ok(Self::Range(from, to)) } else { Err(bad()) };
         }
         if s_trim.contains('/') {
-            return s_trim.parse().map(Self::Net).map_err(|_| bad());
+            return s_trim.parse().map(|net| Self::Net(canonical_net(net))).map_err(|_| bad());
         }
-        s_trim.parse::<IpAddr>().map(|ip| Self::Net(IpNet::from(ip))).map_err(|_| bad())
+        s_trim.parse::<IpAddr>().map(|ip| Self::Net(IpNet::from(canonical(ip)))).map_err(|_| bad())
     }
 }
 
@@ -54,6 +54,15 @@ impl std::fmt::Display for IpItem {
 /// IPv4 clients on a dual-stack socket arrive as `::ffff:a.b.c.d`; rules are written for `a.b.c.d`.
 pub fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
+}
+
+/// A network written as `::ffff:a.b.c.d/n` is the IPv4 network it means; kept as IPv6 it would never match.
+fn canonical_net(net: IpNet) -> IpNet {
+    let (ip, prefix) = (canonical(net.addr()), net.prefix_len());
+    match (net, prefix.checked_sub(96)) {
+        (IpNet::V6(_), Some(prefix)) if ip.is_ipv4() => IpNet::new(ip, prefix).unwrap_or(net),
+        _ => net,
+    }
 }
 
 /// A list of items. An empty list matches nothing: a forgotten field must not open a door.
