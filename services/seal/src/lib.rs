@@ -22,7 +22,7 @@ pub use error::SealError;
 pub use file::FileSeal;
 pub use recovery::{RecoveryKey, RecoveryWrap};
 pub use root::RootKey;
-pub use setup::{Seal, initialise, is_initialised, open, open_with, recover, recovery_wrap, sealed_method};
+pub use setup::{Seal, initialise, install, is_initialised, open, open_with, recover, recovery_wrap, sealed_method};
 pub use signer::FileSigner;
 
 /// Result of everything in this crate.

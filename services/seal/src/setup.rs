@@ -97,6 +97,17 @@ pub fn recover(dir: &Path, words: &str, seal: &dyn Seal) -> Result<RootKey> {
     Ok(root)
 }
 
+/// Seal a root key that came from elsewhere (a backup, opened with its recovery words) into a directory that has none,
+/// with the wrap it came with.
+pub fn install(dir: &Path, root: &RootKey, wrap: &RecoveryWrap, seal: &dyn Seal) -> Result<()> {
+    if let Some(found) = [DESCRIPTION, RECOVERY, "root.key"].into_iter().find(|name| dir.join(name).exists()) {
+        return Err(SealError::AlreadyInitialised { dir: dir.to_owned(), found });
+    }
+    seal.seal(dir, root)?;
+    disk::write_private(dir, RECOVERY, &wrap.to_vec()?)?;
+    describe(dir, seal.method())
+}
+
 fn describe(dir: &Path, method: &str) -> Result<()> {
     let description = Description { format: FORMAT, method: method.into() };
     let bytes = serde_json::to_vec_pretty(&description).map_err(|_| SealError::Crypto("encoding"))?;
