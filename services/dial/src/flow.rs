@@ -35,14 +35,14 @@
 //! - **Up** (`A -> B`): a task that only drains, `while let Some(m) = a_reader.wait().await { intake.push(m).await }`, and one
 //!   that delivers, `while let Some(m) = outlet.pop().await { filter; record; b_writer.data_bytes(..).await }`. The [`Valve`]
 //!   tells `A`'s handler what to answer:
-//!   `fn adjust_window(&mut self, _, _) -> u32 { self.valve.window(FULL) }` and, at the end of `async fn data(..)`,
-//!   `self.valve.pause().await`.
+//!   `fn adjust_window(&mut self, _, _) -> u32 { self.valve.window() }` and, at the end of `async fn data(..)`,
+//!   `self.valve.pause().await`. `A`'s `Config::window_size` is 2 MiB ([`FIRST`]).
 //!
 //! While the backlog is above [`HIGH`], the user's window is refilled by two bytes at a time, with a pause of at most
 //! [`PAUSE`] in between: the user's client is held, yet its window adjustments still come through, so the down task
 //! always goes on. (Zero would be the natural answer, but the library would then never refill again: it refills only
-//! when data arrives.) A stalled asset costs at most [`HIGH`] plus one and a half windows; [`HARD`] bounds what a
-//! client that ignores its window can make us hold.
+//! when data arrives.) The answer takes effect one refill late, so a stalled asset costs at most [`FIRST`] plus half of
+//! [`FULL`] plus [`HIGH`]: 2.75 MiB. [`HARD`] bounds what a client that ignores its window can make us hold.
 //!
 //! The window is per connection in the library, so a stalled channel slows the other channels of the same user
 //! connection in that direction; it does not stop them. Towards assets, give whatever can stall independently (each
@@ -60,6 +60,11 @@ use tokio::sync::Notify;
 pub const HIGH: usize = 256 * 1024;
 /// Above this backlog, bytes, nothing more is taken at all. Only a client that ignores its window gets here.
 pub const HARD: usize = 4 * 1024 * 1024;
+/// Receive window that the server side opens channels with, bytes (`server::Config::window_size`): OpenSSH's own size.
+pub const FIRST: u32 = 2 * 1024 * 1024;
+/// Receive window that it refills to, bytes. Smaller than [`FIRST`], because a refill that is already decided cannot be
+/// taken back when the asset stalls.
+pub const FULL: u32 = 1024 * 1024;
 /// Longest pause between two bytes of a held sender.
 pub const PAUSE: Duration = Duration::from_millis(20);
 /// The smallest window that the library still refills.
@@ -233,9 +238,9 @@ pub struct Valve {
 }
 
 impl Valve {
-    /// What to return from `Handler::adjust_window`: `full`, or next to nothing while the backlog is high.
-    pub fn window(&self, full: u32) -> u32 {
-        if self.is_high() { TRICKLE } else { full }
+    /// What to return from `Handler::adjust_window`: [`FULL`], or next to nothing while the backlog is high.
+    pub fn window(&self) -> u32 {
+        if self.is_high() { TRICKLE } else { FULL }
     }
 
     /// To be awaited at the end of `Handler::data`: returns at once, or, while the backlog is high, when it has eased, at
@@ -292,11 +297,11 @@ mod tests {
     #[tokio::test]
     async fn a_high_backlog_narrows_the_window_and_easing_opens_it_at_once() {
         let (intake, mut outlet, valve) = backlog();
-        assert_eq!(valve.window(1 << 21), 1 << 21);
+        assert_eq!(valve.window(), FULL);
         for _ in 0..9 {
             intake.push(data(32 * 1024, 1)).await;
         }
-        assert_eq!(valve.window(1 << 21), TRICKLE);
+        assert_eq!(valve.window(), TRICKLE);
         let waiting = tokio::spawn({
             let valve = valve.clone();
             async move { valve.pause().await }
@@ -306,7 +311,7 @@ mod tests {
             outlet.pop().await;
         }
         waiting.await.unwrap();
-        assert_eq!(valve.window(1 << 21), 1 << 21);
+        assert_eq!(valve.window(), FULL);
     }
 
     #[tokio::test]

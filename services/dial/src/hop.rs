@@ -26,9 +26,10 @@ use crate::tcp;
 ///
 /// When SSH to the asset runs inside this stream, its task does not read while it is blocked writing, and the gateway's
 /// window adjustment that would unblock it may sit behind data. The asset can have sent at most one window
-/// ([`ssh::WINDOW`]) per channel then; reading ahead by more than that makes the dead end impossible, and the asset's
-/// window keeps it from ever being filled by a well-behaved one.
-const READ_AHEAD: usize = 2 * ssh::WINDOW as usize;
+/// ([`ssh::WINDOW`]) per channel then, and reading ahead by more than that makes the dead end impossible. For one channel
+/// the asset's window keeps the queue below 2 MiB; the bound is for several channels, and for an asset that ignores
+/// windows.
+const READ_AHEAD: usize = 4 * ssh::WINDOW as usize;
 
 /// Logs in to the gateway and opens a TCP connection from there to the asset.
 pub(crate) async fn through(hop: &Hop, route: &Route, ctx: &DialContext) -> Result<HopStream, DialError> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gatehouse_dial::flow::{Valve, backlog};
+use gatehouse_dial::flow::{FIRST, FULL, Valve, backlog};
 use gatehouse_dial::{DialContext, Route, SshPeer, SshReader};
 use russh::keys::PrivateKey;
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session};
@@ -22,7 +22,6 @@ use tokio::time::timeout;
 /// Memory is measured for the whole process, so these tests take turns.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-const WINDOW: u32 = 2 << 20;
 /// DESIGN section 15: a stalled receiver costs at most this, bytes.
 const STALLED: usize = 4 << 20;
 
@@ -97,7 +96,7 @@ impl server::Handler for Door {
     }
 
     fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        self.valve.as_ref().map_or(WINDOW, |valve| valve.window(WINDOW))
+        self.valve.as_ref().map_or(FULL, Valve::window)
     }
 
     async fn data(&mut self, _: ChannelId, _: &[u8], _: &mut Session) -> Result<(), russh::Error> {
@@ -114,7 +113,7 @@ async fn door(asset: &Sshd, route: Route, ctx: DialContext) -> u16 {
     let config = Arc::new(server::Config {
         keys: vec![key],
         methods: MethodSet::from(&[MethodKind::None][..]),
-        window_size: WINDOW,
+        window_size: FIRST,
         channel_buffer_size: 16,
         inactivity_timeout: None,
         nodelay: true,
@@ -199,12 +198,12 @@ async fn full_duplex_through_two_connections_is_byte_identical() {
     assert!(fs::read(&output).unwrap() == content[..16 << 20], "cat through a gateway changed the bytes");
 }
 
-/// Lets `act` run for two seconds and returns by how much memory grew.
+/// Lets `act` run for a good second and returns by how much memory grew.
 async fn growth(act: impl Future<Output = ()>) -> usize {
     let before = resident();
     let watch = async {
         let mut most = before;
-        for _ in 0..40 {
+        for _ in 0..24 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             most = most.max(resident());
         }
