@@ -39,6 +39,8 @@ mod temp_password;
 #[cfg(test)]
 mod testing;
 mod token;
+#[cfg(test)]
+mod tokens_tests;
 mod totp;
 
 use std::net::IpAddr;

@@ -162,7 +162,7 @@ impl World {
     }
 
     /// Ledger entries of one kind, oldest first.
-    pub(crate) fn ledger(&self, kind: LedgerKind) -> Vec<LedgerEntry> {
+    pub(crate) fn ledger(&self, kind: LedgerKind) -> Vec<Arc<LedgerEntry>> {
         entries(&self.store, kind)
     }
 
@@ -175,7 +175,7 @@ impl World {
     }
 }
 
-pub(crate) fn entries(store: &Store, kind: LedgerKind) -> Vec<LedgerEntry> {
+pub(crate) fn entries(store: &Store, kind: LedgerKind) -> Vec<Arc<LedgerEntry>> {
     let mut query = Query::new(OrgFilter::All(AllOrgs::crossing_organizations())).kinds(&[kind]).limit(usize::MAX);
     query = query.ascending();
     store.ledger().query(&query).unwrap().into_iter().map(|e| e.entry).collect()

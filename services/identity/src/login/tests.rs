@@ -510,7 +510,7 @@ async fn a_temporary_password_works_once_while_it_lives() {
     let world = World::new();
     let user = world.add("alice").await;
     let by = By::user(&user, ip(IP));
-    assert_eq!(world.identity.create_temp_password(user.id, &by).await.unwrap_err().code(), "temp_password_disabled");
+    assert_eq!(world.identity.create_temp_password(user.id, &by).await.err().unwrap().code(), "temp_password_disabled");
     world.settings(|s| s.auth_temp_token = true).await;
     let (record, secret) = world.identity.create_temp_password(user.id, &by).await.unwrap();
     assert!(record.hash.is_empty(), "the hash is shown to nobody");
