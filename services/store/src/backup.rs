@@ -10,6 +10,7 @@ use std::{
     fs::{self, File},
     io::{BufReader, BufWriter, Read, Write},
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -18,11 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     commit::Committer,
-    engine::{Engine, SledEngine, TreeId, Write as EngineWrite},
+    engine::{Engine, MemoryEngine, SledEngine, TreeId, Write as EngineWrite},
     error::{Result, StoreError},
     files,
     keys::{self, Hash, derive_once, hex, sha256, unhex},
-    ledger::{self, recover::RESTORED},
+    ledger::{self, core::Core},
     meta,
     store::{ENGINE, Store},
 };
@@ -541,7 +542,7 @@ pub fn restore(file: &Path, root: &[u8; 32], dir: &Path) -> Result<()> {
         path: file.to_owned(),
         what: format!("{} is not in it", meta::NAME),
     })?;
-    meta::parse(&file.join(meta::NAME), &meta_bytes, root)?;
+    let ring = meta::parse(&file.join(meta::NAME), &meta_bytes, root)?;
     let size = fs::metadata(file).map_err(StoreError::io("read", file))?.len();
     files::create_dir(dir)?;
     let (free, needed) = (files::free_space(dir)?, size.saturating_mul(2));
@@ -557,8 +558,7 @@ pub fn restore(file: &Path, root: &[u8; 32], dir: &Path) -> Result<()> {
     place.flush_batch()?;
     place.engine.flush()?;
     drop(place);
-    let ledger_dir = dir.join(ledger::DIRECTORY);
-    files::write_atomic(&ledger_dir.join(RESTORED), b"", true)?;
+    Core::new(Arc::new(MemoryEngine::new()), &dir.join(ledger::DIRECTORY), &ring, true)?.mark_restored()?;
     fs::remove_file(&marker).map_err(StoreError::io("remove", &marker))?;
     files::sync_dir(dir)
 }

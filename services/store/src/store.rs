@@ -248,11 +248,12 @@ impl Store {
         registry.migrate(&shared)?;
         registry.load(&shared)?;
         let opening = recover::Opening { signer: signer.clone(), options: ledger, accept_new_signer, fresh };
-        let (writer, new_key) = recover::open(core, opening)?;
+        let (writer, broken) = recover::open(core, opening)?;
         meta::finish(dir)?;
         let mut committer = Committer::new(shared.clone(), writer);
-        if new_key {
-            let body = serde_json::json!({ "event": "ledger_signer_changed", "key": signer.key_id() });
+        if let Some(what) = broken {
+            tracing::warn!(%what, key = signer.key_id(), "the ledger goes on after a break in its signatures");
+            let body = serde_json::json!({ "event": "ledger_continued", "what": what, "key": signer.key_id() });
             let entry = LedgerEntry::new(Uuid::now_v7(), Utc::now(), Uuid::nil(), LedgerKind::System, body);
             committer.append_now(EncodedEntry::new(entry)?)?;
         }

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     ops::Bound,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +25,8 @@ const SMALL: u64 = 64 * 1024 * 1024;
 /// Rewrite when the files are this many times as large as what lives in them.
 const WASTE: u64 = 4;
 const REWRITE_BATCH: usize = 512;
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 struct Open {
     db: ::sled::Db,
@@ -104,18 +107,29 @@ impl SledEngine {
             .mode(::sled::Mode::LowSpace)
             // Flushing is the committer's business: a timer here would wake an idle box.
             .flush_every_ms(None);
-        // sled asserts on some damaged files. A refusal with words serves the operator better than an abort.
-        let db = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
-            .map_err(|_| {
+        let mut tries = 0;
+        let db = loop {
+            // sled asserts on some damaged files. A refusal with words serves the operator better than an abort.
+            let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())).map_err(|_| {
                 StoreError::corrupt(path.display().to_string(), "the storage engine cannot make sense of its files")
-            })?
-            .map_err(|e| match e {
-                ::sled::Error::Corruption { .. } => {
-                    StoreError::corrupt(path.display().to_string(), "a checksum of the storage engine does not match")
-                }
-                ::sled::Error::Unsupported(why) => StoreError::corrupt(path.display().to_string(), why),
-                other => StoreError::io("open", &path)(std::io::Error::other(other.to_string())),
             })?;
+            match opened {
+                Ok(db) => break db,
+                // The data directory is ours, so this is an engine of this very process whose threads are still ending.
+                Err(::sled::Error::Io(e)) if tries < LOCK_TRIES && e.to_string().contains("acquire lock") => {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(::sled::Error::Corruption { .. }) => {
+                    let what = "a checksum of the storage engine does not match";
+                    return Err(StoreError::corrupt(path.display().to_string(), what));
+                }
+                Err(::sled::Error::Unsupported(why)) => {
+                    return Err(StoreError::corrupt(path.display().to_string(), why));
+                }
+                Err(other) => return Err(StoreError::io("open", &path)(std::io::Error::other(other.to_string()))),
+            }
+        };
         let log_path = path.join("db");
         let log = File::open(&log_path).map_err(StoreError::io("open", &log_path))?;
         Ok(Open { db, log, dir: path })

@@ -33,6 +33,8 @@ const MAX_OPEN: usize = 32;
 /// Pieces in which an entry waits in the outbox: far below the size at which sled moves values to files.
 const CHUNK: usize = 64 * 1024;
 const HEAD_FILE: &str = "head";
+/// Left by a restore: the machine, and with it the signing key, may be another one.
+const RESTORED: &str = "restored";
 
 /// How far the ledger is known to be safe in its segments. Kept in the engine, and a copy in `ledger/head` so that
 /// offline verification notices segments that were cut.
@@ -269,6 +271,25 @@ impl Core {
         self.decode_state(b"file", &sealed)
             .map(Some)
             .ok_or_else(|| StoreError::corrupt(path.display().to_string(), "it was changed outside of gatehouse"))
+    }
+
+    // The mark of a restore: authenticated, and good for exactly the state that was restored, so that planting one does
+    // not hide that data was put back.
+
+    pub(crate) fn restored_path(&self) -> PathBuf {
+        self.dir.join(RESTORED)
+    }
+
+    pub(crate) fn mark_restored(&self) -> Result<()> {
+        let state = self
+            .read_head()?
+            .ok_or_else(|| StoreError::corrupt(self.head_path().display().to_string(), "the file is missing"))?;
+        files::write_atomic(&self.restored_path(), &self.encode_state(b"restored", &state)?, true)
+    }
+
+    pub(crate) fn was_restored(&self, state: &State) -> Result<bool> {
+        let marked = files::read_small(&self.restored_path(), 1 << 20)?;
+        Ok(marked.and_then(|sealed| self.decode_state(b"restored", &sealed)).is_some_and(|marked| marked == *state))
     }
 
     // Reading entries.

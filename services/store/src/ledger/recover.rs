@@ -19,9 +19,6 @@ use crate::{
     keys::sha256,
 };
 
-/// Left by a restore: the machine, and with it the signing key, may be another one.
-pub(crate) const RESTORED: &str = "restored";
-
 /// Numbers that one checkpoint may list as abandoned.
 const MAX_GAP: u64 = 100_000;
 
@@ -33,16 +30,20 @@ pub(crate) struct Opening {
     pub(crate) fresh: bool,
 }
 
-/// A writer at the end of the ledger in `core.dir`, and whether it goes on under another signing key than before.
-pub(crate) fn open(core: Arc<Core>, opening: Opening) -> Result<(Writer, bool)> {
+/// A writer at the end of the ledger in `core.dir`, and, if somebody consented to a break in its signatures, which.
+pub(crate) fn open(core: Arc<Core>, opening: Opening) -> Result<(Writer, Option<&'static str>)> {
     let Opening { signer, options, accept_new_signer, fresh } = opening;
     files::create_dir(&core.dir)?;
-    let accept = accept_new_signer || core.dir.join(RESTORED).exists();
     let Some(mut state) = core.load_state()? else {
-        let writer = if fresh { create(core, signer, options, accept)? } else { return Err(missing_state(&core.dir)) };
-        return Ok((writer, false));
+        let writer = if fresh {
+            create(core, signer, options, accept_new_signer)?
+        } else {
+            return Err(missing_state(&core.dir));
+        };
+        return Ok((writer, None));
     };
     check_head_file(&core, &state)?;
+    let accept = accept_new_signer || core.was_restored(&state)?;
     let changed = check_signer(&*signer, &mut state, accept)?;
     check_checkpoint_file(&core.dir, state.checkpoint.as_ref())?;
     remove_unstarted(&core, state.segment)?;
@@ -50,7 +51,7 @@ pub(crate) fn open(core: Arc<Core>, opening: Opening) -> Result<(Writer, bool)> 
     let (file, created) = check_last_segment(&core, &state)?;
     let mut writer = Writer::new(core.clone(), signer, options, state, file, created);
     replay_outbox(&core, &mut writer)?;
-    let marker = core.dir.join(RESTORED);
+    let marker = core.restored_path();
     if marker.exists() {
         std::fs::remove_file(&marker).map_err(StoreError::io("remove", &marker))?;
     }
@@ -117,25 +118,25 @@ fn check_head_file(core: &Core, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Whether the ledger goes on under another key. Fills in the numbers that were spent without a checkpoint.
-fn check_signer(signer: &dyn CheckpointSigner, state: &mut State, accept: bool) -> Result<bool> {
-    let Some(last) = &state.checkpoint else { return Ok(false) };
+/// The break to write down, if there is one. Fills in the numbers that were spent without a checkpoint.
+fn check_signer(signer: &dyn CheckpointSigner, state: &mut State, accept: bool) -> Result<Option<&'static str>> {
+    let Some(last) = &state.checkpoint else { return Ok(None) };
     if keys::hex(&signer.public_key()) != last.key {
         if !accept {
             let expected = keys::unhex(&last.key).map(|key| super::checkpoint::key_id(&key)).unwrap_or_default();
             return Err(StoreError::SignerChanged { expected, found: signer.key_id() });
         }
         state.intents.clear();
-        return Ok(true);
+        return Ok(Some("it goes on under another signing key"));
     }
     let counter = signer.counter()?;
     if counter == last.counter || state.intents.contains(&counter) {
-        return Ok(false);
+        return Ok(None);
     }
     // A number below the last would be given out twice; a gap that no crash explains needs somebody's consent.
     if counter > last.counter && accept && counter - last.counter <= MAX_GAP {
         state.intents = (last.counter + 1..=counter).collect();
-        return Ok(false);
+        return Ok(Some("signatures that were made since are not in it"));
     }
     Err(StoreError::RolledBack(format!(
         "the ledger's last checkpoint has number {}, the signing key's counter stands at {counter}",

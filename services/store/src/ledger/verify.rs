@@ -186,6 +186,13 @@ impl Verifier<'_> {
         };
         let before = reader.header.first_seq - 1;
         let first = self.report.segments == 0;
+        if !first && before > self.report.last_seq {
+            // Its header is authentic, so it is the file before it that lost its end.
+            let what = format!("the file is cut off: entries {} to {before} are missing", self.report.last_seq + 1);
+            let before = segment::path(&self.core.dir, number.saturating_sub(1));
+            let length = std::fs::metadata(&before).map_err(StoreError::io("read", &before))?.len();
+            return Err(found(&before, length, self.report.last_seq, what));
+        }
         if !first && (before != self.report.last_seq || hex(&reader.header.previous) != self.report.head) {
             let what = "the segment does not continue the one before it";
             return Err(found(path, 0, self.report.last_seq, what));

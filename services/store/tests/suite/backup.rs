@@ -127,3 +127,22 @@ fn a_restore_that_was_cut_short_is_not_opened() {
     let opened = Store::open(tmp.path(), &ROOT, options(&signer()));
     assert!(matches!(opened.err(), Some(StoreError::Corrupt { what, .. }) if what.contains("did not finish")));
 }
+
+#[test]
+fn a_planted_mark_of_a_restore_hides_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, old) = (tmp.path().join("data"), tmp.path().join("old"));
+    let signer = signer();
+    let store = open(&dir, &signer);
+    append(&store, [entry(1)]);
+    drop(store);
+    crate::common::copy_dir(&dir, &old);
+    let store = open(&dir, &signer);
+    append(&store, [entry(2)]);
+    drop(store);
+    for mark in [Vec::new(), fs::read(dir.join("ledger/head")).unwrap(), fs::read(old.join("ledger/head")).unwrap()] {
+        fs::write(old.join("ledger/restored"), mark).unwrap();
+        let opened = Store::open(&old, &ROOT, options(&signer));
+        assert!(matches!(opened.err(), Some(StoreError::RolledBack(_))));
+    }
+}

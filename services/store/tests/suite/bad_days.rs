@@ -57,7 +57,8 @@ fn nothing_readable_reaches_the_disk() {
     })
     .unwrap();
     let look = || {
-        let words = ["needle", "test-host", "test-secret", "test-person", "username", "platform", "command", "ledger outbox"];
+        let words =
+            ["needle", "test-host", "test-secret", "test-person", "username", "platform", "command", "ledger outbox"];
         for file in files(tmp.path()) {
             let bytes = fs::read(&file).unwrap();
             for word in words {
@@ -100,12 +101,22 @@ fn damage_to_the_engine_is_refused_or_harmless_but_never_wrong_data() {
         fs::write(dir.join(log), bytes).unwrap();
         match Store::open(&dir, &ROOT, options(&signer)) {
             Err(e) => {
-                assert!(matches!(e, StoreError::Corrupt { .. } | StoreError::RolledBack(_) | StoreError::Io { .. } | StoreError::Engine(_)), "{e:?}");
+                assert!(
+                    matches!(
+                        e,
+                        StoreError::Corrupt { .. }
+                            | StoreError::RolledBack(_)
+                            | StoreError::Io { .. }
+                            | StoreError::Engine(_)
+                    ),
+                    "{e:?}"
+                );
                 refused += 1;
             }
             // The flipped byte was in something that is dead by now.
             Ok(store) => {
-                let found: Vec<Host> = store.in_org(org).list::<Host>().unwrap().iter().map(|h| (**h).clone()).collect();
+                let found: Vec<Host> =
+                    store.in_org(org).list::<Host>().unwrap().iter().map(|h| (**h).clone()).collect();
                 assert_eq!(found, hosts);
                 assert_eq!(store.ledger().head().seq, 20);
                 intact += 1;
@@ -124,14 +135,26 @@ fn missing_pieces_are_named_and_never_replaced() {
     let store = open(&good, &signer);
     append(&store, (0..5).map(entry));
     drop(store);
-    for (n, gone) in ["store.json", "engine", "ledger", "ledger/head", "ledger/checkpoints", "ledger/segment-0000000001", "engine/current"]
-        .into_iter()
-        .enumerate()
+    for (n, gone) in [
+        "store.json",
+        "engine",
+        "ledger",
+        "ledger/head",
+        "ledger/checkpoints",
+        "ledger/segment-0000000001",
+        "engine/current",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let dir = tmp.path().join(format!("bad-{n}"));
         copy_dir(&good, &dir);
         let path = dir.join(gone);
-        if path.is_dir() { fs::remove_dir_all(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
         let e = try_open(&dir, &signer).unwrap_or_else(|| panic!("opened without {gone}"));
         assert!(matches!(e, StoreError::Corrupt { .. }), "{gone}: {e}");
         assert!(!path.exists() || gone == "ledger", "{gone} was made anew");
@@ -276,8 +299,13 @@ fn a_disk_that_is_really_full_is_survived() {
             }
         }
         assert!(!store.health().is_healthy());
+        drop(filler);
         fs::remove_file(disk.join("filler")).unwrap();
         drop(store);
+        // A failed sled keeps its files locked until the process ends; a copy stands for the restart that we ask for.
+        let restarted = tempfile::tempdir().unwrap();
+        let dir = restarted.path().join("data");
+        copy_dir(&disk.join("data"), &dir);
         let store = open(&dir, &signer);
         assert!(store.ledger().head().seq >= acknowledged, "{} < {acknowledged}", store.ledger().head().seq);
         append(&store, [entry(1)]);
@@ -308,7 +336,11 @@ impl CheckpointSigner for Moody {
     fn next_counter(&self) -> Result<u64, StoreError> {
         let next = self.inner.next_counter();
         // The worst moment: the number is spent, the signature never comes.
-        if self.broken.load(std::sync::atomic::Ordering::SeqCst) { Err(StoreError::Signer("gone".into())) } else { next }
+        if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
+            Err(StoreError::Signer("gone".into()))
+        } else {
+            next
+        }
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, StoreError> {

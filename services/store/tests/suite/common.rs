@@ -11,21 +11,21 @@ use gatehouse_store::{LedgerOptions, MemorySigner, Options, Registry, Store, Sto
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub const ROOT: [u8; 32] = [0x5a; 32];
+pub(crate) const ROOT: [u8; 32] = [0x5a; 32];
 
 /// A cached record of an organization with a unique and a plain index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Host {
-    pub id: Uuid,
-    pub org: Uuid,
-    pub name: String,
-    pub platform: String,
+pub(crate) struct Host {
+    pub(crate) id: Uuid,
+    pub(crate) org: Uuid,
+    pub(crate) name: String,
+    pub(crate) platform: String,
     #[serde(default)]
-    pub extra: serde_json::Value,
+    pub(crate) extra: serde_json::Value,
 }
 
 impl Host {
-    pub fn new(org: Uuid, name: &str) -> Self {
+    pub(crate) fn new(org: Uuid, name: &str) -> Self {
         let id = Uuid::now_v7();
         Self { id, org, name: name.into(), platform: "linux".into(), extra: serde_json::json!(null) }
     }
@@ -54,11 +54,11 @@ impl OrgRecord for Host {}
 
 /// A secret: of an organization, never cached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Secret {
-    pub id: Uuid,
-    pub org: Uuid,
-    pub owner: Uuid,
-    pub value: String,
+pub(crate) struct Secret {
+    pub(crate) id: Uuid,
+    pub(crate) org: Uuid,
+    pub(crate) owner: Uuid,
+    pub(crate) value: String,
 }
 
 impl Record for Secret {
@@ -81,9 +81,9 @@ impl Record for Secret {
 impl OrgRecord for Secret {}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Person {
-    pub id: Uuid,
-    pub username: String,
+pub(crate) struct Person {
+    pub(crate) id: Uuid,
+    pub(crate) username: String,
 }
 
 impl Record for Person {
@@ -100,41 +100,41 @@ impl Record for Person {
 
 impl SystemRecord for Person {}
 
-pub fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     Registry::new().with::<Host>().with::<Secret>().with::<Person>()
 }
 
-pub fn options(signer: &Arc<MemorySigner>) -> Options {
+pub(crate) fn options(signer: &Arc<MemorySigner>) -> Options {
     Options { registry: registry(), min_free_bytes: 0, cache_bytes: 8 << 20, ..Options::new(signer.clone()) }
 }
 
-pub fn signer() -> Arc<MemorySigner> {
+pub(crate) fn signer() -> Arc<MemorySigner> {
     MemorySigner::generate().unwrap()
 }
 
-pub fn open(dir: &Path, signer: &Arc<MemorySigner>) -> Store {
+pub(crate) fn open(dir: &Path, signer: &Arc<MemorySigner>) -> Store {
     Store::open(dir, &ROOT, options(signer)).unwrap()
 }
 
-pub fn small_segments(signer: &Arc<MemorySigner>, bytes: u64) -> Options {
+pub(crate) fn small_segments(signer: &Arc<MemorySigner>, bytes: u64) -> Options {
     Options { ledger: LedgerOptions { segment_bytes: bytes, ..LedgerOptions::default() }, ..options(signer) }
 }
 
-pub fn entry(n: u64) -> LedgerEntry {
+pub(crate) fn entry(n: u64) -> LedgerEntry {
     entry_at(n, Utc::now(), Uuid::nil(), LedgerKind::Operate)
 }
 
-pub fn entry_at(n: u64, at: DateTime<Utc>, org: Uuid, kind: LedgerKind) -> LedgerEntry {
+pub(crate) fn entry_at(n: u64, at: DateTime<Utc>, org: Uuid, kind: LedgerKind) -> LedgerEntry {
     LedgerEntry::new(Uuid::now_v7(), at, org, kind, serde_json::json!({ "n": n, "what": "changed a thing" }))
 }
 
-pub fn commit(store: &Store, fill: impl FnOnce(&mut gatehouse_store::Batch)) -> Result<(), StoreError> {
+pub(crate) fn commit(store: &Store, fill: impl FnOnce(&mut gatehouse_store::Batch)) -> Result<(), StoreError> {
     let mut batch = store.batch();
     fill(&mut batch);
     store.commit_blocking(batch)
 }
 
-pub fn append(store: &Store, entries: impl IntoIterator<Item = LedgerEntry>) {
+pub(crate) fn append(store: &Store, entries: impl IntoIterator<Item = LedgerEntry>) {
     commit(store, |batch| {
         for entry in entries {
             batch.audit(entry);
@@ -144,7 +144,7 @@ pub fn append(store: &Store, entries: impl IntoIterator<Item = LedgerEntry>) {
 }
 
 /// Every file below `dir`.
-pub fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -154,7 +154,7 @@ pub fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     out
 }
 
-pub fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(file.strip_prefix(from).unwrap());
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();

@@ -87,7 +87,9 @@ fn like_a_map(engine: &dyn Engine, batches: &[Batch]) {
     // An engine is used for one case after the other.
     let old: Vec<Write> = [A, B]
         .into_iter()
-        .flat_map(|tree| keys(engine, tree, Bound::Unbounded, Bound::Unbounded, false).into_iter().map(move |k| del(tree, &k)))
+        .flat_map(|tree| {
+            keys(engine, tree, Bound::Unbounded, Bound::Unbounded, false).into_iter().map(move |k| del(tree, &k))
+        })
         .collect();
     engine.apply(&old).unwrap();
     for batch in batches {

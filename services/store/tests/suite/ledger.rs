@@ -39,7 +39,7 @@ fn an_entry_is_there_exactly_when_its_change_is() {
     assert_eq!((found.seq, &*found.entry), (1, &good));
     assert!(store.ledger().get(bad.id).unwrap().is_none());
     // A retry writes nothing twice, alone or among new ones.
-    append(&store, [good.clone(), entry(3), good.clone()]);
+    append(&store, [good.clone(), entry(3), good]);
     assert_eq!(store.ledger().head().seq, 2);
 }
 

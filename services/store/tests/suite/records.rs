@@ -32,7 +32,9 @@ fn a_record_is_seen_in_its_organization_only() {
         assert_eq!(*here.get::<Host>(host.id).unwrap().unwrap(), host);
         assert_eq!(*here.get::<Secret>(secret.id).unwrap().unwrap(), secret);
         assert_eq!(*everywhere.get::<Host>(host.id).unwrap().unwrap(), host);
-        assert!(there.get::<Host>(host.id).unwrap().is_none() && there.versioned::<Secret>(secret.id).unwrap().is_none());
+        assert!(
+            there.get::<Host>(host.id).unwrap().is_none() && there.versioned::<Secret>(secret.id).unwrap().is_none()
+        );
         for (view, wanted) in [(&here, 1), (&there, 0), (&everywhere, 1)] {
             assert_eq!(view.list::<Host>().unwrap().len(), wanted);
             assert_eq!(view.list::<Secret>().unwrap().len(), wanted);
@@ -42,7 +44,7 @@ fn a_record_is_seen_in_its_organization_only() {
             assert_eq!(view.find::<Secret>("owner", host.id.as_bytes()).unwrap().len(), wanted);
             assert_eq!(view.page::<Host>(None, 9, true).unwrap().len(), wanted);
         }
-        let moved = Host { org: other, ..host.clone() };
+        let moved = Host { org: other, ..host };
         let refused = commit(store, |b| {
             b.put(moved);
         });
@@ -62,7 +64,9 @@ fn unique_keys_hold_within_a_batch_and_across_batches() {
         let taken = commit(store, |batch| {
             batch.insert(Host::new(org, "fine")).insert(c.clone()).audit(entry(1));
         });
-        assert!(matches!(taken, Err(StoreError::Conflict { kind: "test-host", index: "name", existing }) if existing == a.id));
+        assert!(
+            matches!(taken, Err(StoreError::Conflict { kind: "test-host", index: "name", existing }) if existing == a.id)
+        );
         let view = store.in_org(org);
         assert_eq!(view.count::<Host>().unwrap(), 2, "nothing of the batch happened");
         assert_eq!(store.ledger().head().seq, 0);
@@ -110,7 +114,7 @@ fn versions_tell_who_came_first() {
         });
         assert!(matches!(again, Err(StoreError::Exists { .. })));
         let (_, version) = store.system().versioned::<Person>(person.id).unwrap().unwrap();
-        let renamed = Person { username: "grace".into(), ..person.clone() };
+        let renamed = Person { username: "grace".into(), ..person };
         commit(store, |b| {
             b.update(renamed.clone(), version);
         })
@@ -156,7 +160,10 @@ fn pages_go_through_everything_in_both_directions() {
             }
         }
         let mut wanted: Vec<u128> = (1..=25).filter(|n| n % 5 != 0).collect();
-        assert_eq!((walk::<Secret>(store, org, false), walk::<Host>(store, org, false)), (wanted.clone(), wanted.clone()));
+        assert_eq!(
+            (walk::<Secret>(store, org, false), walk::<Host>(store, org, false)),
+            (wanted.clone(), wanted.clone())
+        );
         wanted.reverse();
         assert_eq!((walk::<Secret>(store, org, true), walk::<Host>(store, org, true)), (wanted.clone(), wanted));
     });
@@ -451,4 +458,33 @@ proptest! {
             }
         }
     }
+}
+
+/// Not asserted (machines are noisy): how long 100,000 records take to come up. Run with `--run-ignored all --nocapture`.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn measure_opening_with_a_hundred_thousand_records() {
+    let tmp = tempfile::tempdir().unwrap();
+    let signer = signer();
+    let org = Uuid::now_v7();
+    let store = open(tmp.path(), &signer);
+    let begin = std::time::Instant::now();
+    for chunk in 0..200 {
+        commit(&store, |b| {
+            for n in 0..500 {
+                let mut host = Host::new(org, &format!("host-{}", chunk * 500 + n));
+                host.extra = serde_json::json!({ "comment": "x".repeat(400), "n": n });
+                b.insert(host);
+            }
+        })
+        .unwrap();
+    }
+    println!("written in {:?}, {} MiB on the disk", begin.elapsed(), store.size_on_disk().unwrap() >> 20);
+    drop(store);
+    let begin = std::time::Instant::now();
+    let store = open(tmp.path(), &signer);
+    println!("opened in {:?}", begin.elapsed());
+    let begin = std::time::Instant::now();
+    assert_eq!(store.in_org(org).list::<Host>().unwrap().len(), 100_000);
+    println!("listed in {:?}", begin.elapsed());
 }

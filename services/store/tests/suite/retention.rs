@@ -55,7 +55,8 @@ async fn whole_segments_go_and_a_signed_tombstone_stays() {
     assert!(report.is_ok() && report.first_seq == more.through + 1, "{report:?}");
 
     // Somebody helps: one more segment goes without a word.
-    let first = files(&tmp.path().join("ledger")).into_iter().find(|f| f.to_str().unwrap().contains("segment-")).unwrap();
+    let first =
+        files(&tmp.path().join("ledger")).into_iter().find(|f| f.to_str().unwrap().contains("segment-")).unwrap();
     fs::remove_file(first).unwrap();
     let problem = check().problem.unwrap();
     assert!(problem.what.contains("no signed tombstone"), "{}", problem.what);

@@ -156,7 +156,12 @@ fn an_export_is_verifiable_with_the_public_key_alone() {
     for skip in 0..lines.len() {
         let without: Vec<u8> =
             lines.iter().enumerate().filter(|(n, _)| *n != skip).flat_map(|(_, l)| l.iter().copied()).collect();
-        assert!(verify(&without).is_err(), "line {skip} is missing");
+        // Without a checkpoint the later ones still vouch for every entry.
+        let checkpoint = lines[skip].starts_with(b"{\"type\":\"checkpoint\"");
+        match verify(&without) {
+            Ok(report) => assert!(checkpoint && (report.entries, report.signed_through) == (8, 8), "line {skip}"),
+            Err(e) => assert!(e.starts_with("line ") || e.contains("cut off"), "{e}"),
+        }
     }
     // Content of entries and hashes, changed one byte at a time.
     let line = signed.windows(14).position(|w| w == b"\"type\":\"entry\"").unwrap();
