@@ -151,6 +151,14 @@ impl Slots {
         self.0.iter().map(|w| w.count_ones() as usize).sum()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..).zip(&self.0).flat_map(|(at, word)| {
+            let rest = |w: u64| (w != 0).then_some(w);
+            // Each step takes the lowest bit away.
+            std::iter::successors(rest(*word), move |w| rest(w & (w - 1))).map(move |w| at * 64 + w.trailing_zeros())
+        })
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);

@@ -52,6 +52,11 @@ impl Nodes {
         path(&node.key).filter_map(move |key| keys?.get(key)).copied()
     }
 
+    /// The node and all above it; nothing when it is not one of that organization.
+    fn path_of(&self, node: Uuid, org: Uuid) -> Vec<Uuid> {
+        self.get(node).filter(|n| n.org_id == org).map(|n| self.ancestors(n).collect()).unwrap_or_default()
+    }
+
     /// The asset's nodes of its own organization.
     fn homes<'a>(&'a self, asset: &'a Asset) -> impl Iterator<Item = &'a Arc<Node>> {
         asset.nodes.iter().filter_map(|id| self.by_id.get(id)).filter(|n| n.org_id == asset.org_id)
@@ -224,19 +229,28 @@ impl Directory {
         reach.counts.get_or_init(|| {
             let mut single: HashMap<Uuid, u32> = HashMap::new();
             let mut counts: HashMap<Uuid, u32> = HashMap::new();
-            for entry in reach.iter().filter_map(|r| self.assets.get(r.asset)) {
+            let mut ancestors: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+            let mut above: Vec<Uuid> = Vec::new();
+            for entry in reach.slots.iter().filter_map(|slot| self.assets.at(slot)) {
                 if let [one] = entry.asset.nodes.as_slice() {
                     *single.entry(*one).or_default() += 1;
                     continue;
                 }
-                for id in self.nodes.above(&entry.asset) {
-                    *counts.entry(id).or_default() += 1;
+                above.clear();
+                for node in &entry.asset.nodes {
+                    above.extend_from_slice(
+                        ancestors.entry(*node).or_insert_with(|| self.nodes.path_of(*node, reach.org)),
+                    );
+                }
+                above.sort_unstable();
+                above.dedup();
+                for id in &above {
+                    *counts.entry(*id).or_default() += 1;
                 }
             }
             // Most assets are in one node: these go up the tree together.
             for (node, amount) in single {
-                let Some(node) = self.nodes.get(node).filter(|n| n.org_id == reach.org) else { continue };
-                for id in self.nodes.ancestors(node) {
+                for id in self.nodes.path_of(node, reach.org) {
                     *counts.entry(id).or_default() += amount;
                 }
             }
