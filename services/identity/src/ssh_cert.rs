@@ -114,3 +114,165 @@ impl Identity {
         Ok(check(certificate, authorities.iter().map(AsRef::as_ref), username, ip, self.now()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_model::common::Meta;
+    use proptest::prelude::*;
+    use russh::keys::ssh_key::certificate::Builder;
+    use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
+    use russh::keys::{PrivateKey, PublicKey};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::start;
+
+    fn key(seed: u8) -> PrivateKey {
+        PrivateKey::new(KeypairData::Ed25519(Ed25519Keypair::from_seed(&[seed; 32])), "").unwrap()
+    }
+
+    fn trusted(key: &PublicKey) -> TrustedUserCa {
+        TrustedUserCa {
+            id: Uuid::now_v7(),
+            name: "ca".into(),
+            public_key: key.to_openssh().unwrap(),
+            fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
+            is_active: true,
+            meta: Meta::new("test", start()),
+        }
+    }
+
+    fn certificate(change: impl FnOnce(&mut Builder)) -> Certificate {
+        certificate_for(CertType::User, change)
+    }
+
+    fn certificate_for(purpose: CertType, change: impl FnOnce(&mut Builder)) -> Certificate {
+        let now = u64::try_from(start().timestamp()).unwrap();
+        let subject = key(1).public_key().key_data().clone();
+        let mut builder = Builder::new([7; 16], subject, now - 60, now + 60).unwrap();
+        builder.cert_type(purpose).unwrap();
+        builder.key_id("test").unwrap();
+        change(&mut builder);
+        builder.sign(&key(9)).unwrap()
+    }
+
+    fn for_alice(builder: &mut Builder) {
+        builder.valid_principal("alice").unwrap();
+    }
+
+    fn ask(certificate: &Certificate) -> Result<(), CertificateError> {
+        ask_as(certificate, "alice", "192.0.2.10", start())
+    }
+
+    fn ask_as(certificate: &Certificate, name: &str, ip: &str, at: DateTime<Utc>) -> Result<(), CertificateError> {
+        let ca = trusted(key(9).public_key());
+        check(certificate, [&ca], name, ip.parse().unwrap(), at)
+    }
+
+    #[test]
+    fn a_certificate_lets_in_whom_it_names_while_it_is_valid() {
+        let good = certificate(for_alice);
+        assert_eq!(ask(&good), Ok(()));
+        assert_eq!(ask_as(&good, "ALICE", "192.0.2.10", start()), Ok(()));
+        assert_eq!(ask_as(&good, "bob", "192.0.2.10", start()), Err(CertificateError::Principal));
+        for (seconds, answer) in
+            [(-61, Err(CertificateError::Time)), (-60, Ok(())), (59, Ok(())), (60, Err(CertificateError::Time))]
+        {
+            let at = start() + chrono::TimeDelta::seconds(seconds);
+            assert_eq!(ask_as(&good, "alice", "192.0.2.10", at), answer, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_everybody_is_for_nobody() {
+        let anybody = certificate(|b| {
+            b.all_principals_valid().unwrap();
+        });
+        assert_eq!(ask(&anybody), Err(CertificateError::Principal));
+    }
+
+    #[test]
+    fn only_active_trusted_authorities_count() {
+        let good = certificate(for_alice);
+        let (ip, at) = ("192.0.2.10".parse().unwrap(), start());
+        assert_eq!(check(&good, [], "alice", ip, at), Err(CertificateError::Untrusted));
+        let other = trusted(key(8).public_key());
+        assert_eq!(check(&good, [&other], "alice", ip, at), Err(CertificateError::Untrusted));
+        let off = TrustedUserCa { is_active: false, ..trusted(key(9).public_key()) };
+        assert_eq!(check(&good, [&off], "alice", ip, at), Err(CertificateError::Untrusted));
+    }
+
+    #[test]
+    fn a_host_certificate_is_no_user_certificate() {
+        let host = certificate_for(CertType::Host, for_alice);
+        assert_eq!(ask(&host), Err(CertificateError::HostCertificate));
+    }
+
+    #[test]
+    fn source_address_is_honoured_and_a_broken_one_opens_nothing() {
+        let from = |list: &str| {
+            certificate(|b| {
+                for_alice(b);
+                b.critical_option("source-address", list).unwrap();
+            })
+        };
+        for (list, good) in [
+            ("192.0.2.0/24", true),
+            ("10.0.0.0/8,192.0.2.10", true),
+            ("10.0.0.0/8", false),
+            ("192.0.2.0/24,nonsense", false),
+            ("", false),
+            ("!192.0.2.1,192.0.2.0/24", false),
+        ] {
+            assert_eq!(ask(&from(list)).is_ok(), good, "{list}");
+        }
+        assert_eq!(ask_as(&from("192.0.2.0/24"), "alice", "::ffff:192.0.2.10", start()), Ok(()));
+    }
+
+    #[test]
+    fn a_critical_option_that_is_not_known_refuses() {
+        for option in ["force-command", "verify-required", "anything@example.com"] {
+            let odd = certificate(|b| {
+                for_alice(b);
+                b.critical_option(option, "x").unwrap();
+            });
+            assert_eq!(ask(&odd), Err(CertificateError::CriticalOption(option.into())));
+        }
+        let extension = certificate(|b| {
+            for_alice(b);
+            b.extension("permit-anything", "").unwrap();
+        });
+        assert_eq!(ask(&extension), Ok(()), "extensions are not critical");
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_certificate_lets_somebody_in() {
+        let bytes = certificate(for_alice).to_bytes().unwrap();
+        let mut read = 0;
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            if let Ok(odd) = Certificate::from_bytes(&changed) {
+                read += 1;
+                assert!(ask(&odd).is_err(), "byte {at}");
+            }
+        }
+        assert!(read > 50, "the loop checked something: {read}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(mut tail in prop::collection::vec(any::<u8>(), 0..400), framed: bool) {
+            if framed {
+                let name = b"ssh-ed25519-cert-v01@openssh.com";
+                let mut whole = u32::try_from(name.len()).unwrap().to_be_bytes().to_vec();
+                whole.extend_from_slice(name);
+                whole.append(&mut tail);
+                tail = whole;
+            }
+            if let Ok(odd) = Certificate::from_bytes(&tail) {
+                prop_assert!(ask(&odd).is_err());
+            }
+        }
+    }
+}

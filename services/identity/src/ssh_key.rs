@@ -259,3 +259,103 @@ impl Identity {
         Ok(self.store().system().list::<TrustedUserCa>()?.iter().any(|ca| ca.is_active))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::World;
+
+    const RSA_2048: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCe+9A0A9qLDpPcNvEOnANRa2QJY/LA/o8hNMlkrxKSyK3hT1Eyon3hJpvjr4mNdH06dIvbboX1XM/pGkuoKEoyAr6B9GOewA1lpzxBaZBnAkNoF/44w0pD2DGT8J5DXkfjxR6IPq8Ku8xP+NTeq11fnSq/Whz3N/d9wKbkCTjflpibHDr1KuBQoDx+gET7gdwaHHQtuPyhFxbpoXfsyjZdESDhmg/DURNI18DkdpoQm6FLGb4CeC3jMXiLMuL7l+jg83HWuSw6w3D1BgfWI+WlK3j6taEJNkLRzDMyMlc9dCCwvRHRvV16ffzD3N0sGwWWTofFeYCZUdDLqL9XwSOP laptop";
+    const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDS3wnkdc1+np8yY37LtyXGAoLt84rXWgSHS2rdd4NjPr4UEWI6iERDUdRCaY3pbTNp+e5f9POm+zBAY1/cuKCFk6UbQEcsr4PKaCBuQGD0x1uzKuTl4FnADtryDkjYMC9ujPhHNCkmFB6DCO7656fC6OHI/0xNPTQxSdVVMb248Q== small";
+    const ECDSA: &str = "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBBCPwXuClgT100H67WScXGl3KhppTHxxZWFcaocQ3uGGpplmgQOzYSPhOHc5yr9ZyE3MadQxAwQRz8yjO8XvieRCp1mmHwnVes86qw0XoVotFoNRM1sdNPKtAZ7jMksagQ== e c";
+    const DSA: &str = "ssh-dss AAAAB3NzaC1kc3MAAACBAIu46fdMvLkB9JWNXhujwWC5MnY6mCnMdwDZBs3EdY9HS1YW2yklY+586g2ZNrZrtzhMa0fW3MN5zsxjWC3fWWweSePkK75Iu+3PN0zXs7Y7UdWak6zLfKNTrAKiLbTltWVA/SnmZl1WvIi3TrkwWsvFfH106iRi1DxvCMaSWgl5AAAAFQCAuG1tmwTRzaYbj5KBLx9kdRyeYwAAAIBL9aa3qo70yexhrJgPZtspEbvYDhL0FOlFwDfrmkqCd/H7dkeeqfI6nDtjA2tn5zmkWszUSgiz7jCIjjpj/tXMHaFQm/fjigegmr1F+i3itOHXbVhN+X+hYifu6OS0+U5LxOdKbzz7AZSsSGrAn/dvasYvFWsYPK86aHEsevBKHQAAAIANY8RtyLa0N5KRFjRWI7g9e88o5k2cnGhgVqz9kvOawfWOWQbEdRCrv3su63BAewvAj7Ozc3pYnt1Z0D75i2kQ2zMqRgFW3gHvqgW/rBn1dHVDooCj5egRYeBto0P5k8gHakQlLjMhfWFgJ9Xqvdz/6AlUiUj5OyPbbdKYU0BGXw== d";
+    const SK: &str = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4fAAAABHNzaDo=";
+
+    #[test]
+    fn keys_as_ssh_keygen_writes_them_are_read() {
+        let rsa = parse_public_key(&format!("  {RSA_2048}\n")).unwrap();
+        // What `ssh-keygen -l` says of the same key.
+        assert_eq!(rsa.fingerprint, "SHA256:I/4ZONxdqfX5SZnI92UWz8F6txQIqMiEujN1Bwe3/mw");
+        assert_eq!(rsa.comment, "laptop");
+        assert!(RSA_2048.starts_with(&rsa.line) && !rsa.line.ends_with("laptop"));
+        assert_eq!(parse_public_key(ECDSA).unwrap().comment, "e c");
+        assert!(parse_public_key(SK).unwrap().line.starts_with("sk-ssh-ed25519@openssh.com "));
+    }
+
+    #[test]
+    fn weak_foreign_and_private_keys_are_refused_with_the_reason() {
+        assert_eq!(parse_public_key(RSA_1024), Err(KeyError::RsaSize(1_024)));
+        assert_eq!(parse_public_key(DSA), Err(KeyError::Type("ssh-dss".into())));
+        let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----";
+        assert_eq!(parse_public_key(private), Err(KeyError::PrivateKey));
+        let with_options = format!("command=\"id\" {ECDSA}");
+        let two = format!("{ECDSA}\n{SK}");
+        for broken in
+            ["", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-ed25519 !!!!", &with_options, &two, &"x".repeat(100_000)]
+        {
+            assert_eq!(parse_public_key(broken), Err(KeyError::Malformed), "{broken}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in ".{0,400}") {
+            let _ = parse_public_key(&text);
+        }
+
+        #[test]
+        fn any_blob_is_answered(
+            kind in prop::sample::select(vec!["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com", "ssh-dss"]),
+            mut blob in prop::collection::vec(any::<u8>(), 0..300),
+            framed: bool,
+        ) {
+            if framed {
+                let mut whole = u32::try_from(kind.len()).unwrap().to_be_bytes().to_vec();
+                whole.extend_from_slice(kind.as_bytes());
+                whole.append(&mut blob);
+                blob = whole;
+            }
+            let _ = parse_public_key(&format!("{kind} {} x", data_encoding::BASE64.encode(&blob)));
+        }
+
+        #[test]
+        fn one_changed_character_never_panics(at in 0_usize..300, to in any::<char>()) {
+            let changed: String = RSA_2048.chars().enumerate().map(|(i, c)| if i == at { to } else { c }).collect();
+            let _ = parse_public_key(&changed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_belongs_to_one_user_who_can_remove_it() {
+        let world = World::new();
+        let (alice, bob) = (world.add("alice").await, world.add("bob").await);
+        let by = By::system();
+        let key = world.identity.add_ssh_key(alice.id, "", ECDSA, &by).await.unwrap();
+        assert_eq!(key.name, "e c");
+        let error = world.identity.add_ssh_key(bob.id, "mine", ECDSA, &by).await.unwrap_err();
+        assert!(error.to_string().contains("registered already"), "{error}");
+        let parsed = parse_public_key(ECDSA).unwrap();
+        assert!(world.identity.find_user_key(&alice, &parsed.key).unwrap().is_some());
+        assert!(world.identity.find_user_key(&bob, &parsed.key).unwrap().is_none());
+        assert!(world.identity.remove_ssh_key(bob.id, key.id, &by).await.is_err());
+        world.identity.remove_ssh_key(alice.id, key.id, &by).await.unwrap();
+        world.identity.add_ssh_key(bob.id, "mine", ECDSA, &by).await.unwrap();
+        assert_eq!(world.identity.remove_all_ssh_keys(bob.id, &by).await.unwrap(), 1);
+        assert!(world.inbox.0.lock().iter().any(|n| n.subject == "Your SSH keys were removed"));
+    }
+
+    #[tokio::test]
+    async fn a_generated_pair_fits_together_and_its_private_half_is_not_kept() {
+        let world = World::new();
+        let alice = world.add("alice").await;
+        let made = world.identity.generate_ssh_key(alice.id, "made here", &By::system()).await.unwrap();
+        let private = PrivateKey::from_openssh(made.private_key.as_bytes()).unwrap();
+        assert_eq!(private.fingerprint(HashAlg::Sha256).to_string(), made.record.fingerprint);
+        let stored = serde_json::to_string(world.identity.ssh_keys(alice.id).unwrap()[0].as_ref()).unwrap();
+        assert!(!stored.contains("PRIVATE"));
+        let other = world.identity.generate_ssh_key(alice.id, "", &By::system()).await.unwrap();
+        assert_ne!(other.record.fingerprint, made.record.fingerprint);
+    }
+}
