@@ -357,3 +357,82 @@ impl Identity {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    async fn count(world: &World, subject: &Subject) -> Counted {
+        let settings = world.identity.settings().unwrap();
+        let mut batch = world.store.batch();
+        let counted = world.identity.inner.failures.count(subject, world.now(), &settings, &mut batch).unwrap();
+        if !batch.is_empty() {
+            world.store.commit(batch).await.unwrap();
+        }
+        counted
+    }
+
+    #[tokio::test]
+    async fn failures_that_lie_far_apart_do_not_add_up() {
+        let world = World::new();
+        for subject in [Subject::name("alice", true), Subject::name("nobody", false), Subject::Mfa("alice".into())] {
+            for _ in 0..20 {
+                assert_eq!(count(&world, &subject).await.tries_left, 6);
+                world.wait(30 * 60);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn names_of_nobody_take_bounded_memory_and_no_record() {
+        let world = World::new();
+        for i in 0..20_000 {
+            count(&world, &Subject::name(&format!("guess{i}"), false)).await;
+        }
+        assert!(world.identity.inner.failures.unknown.lock().len() <= MAX_UNKNOWN);
+        assert_eq!(world.store.system().count::<LoginFailures>().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_names_does_not_wash_a_lock_away() {
+        let world = World::new();
+        for _ in 0..7 {
+            count(&world, &Subject::name("victim", false)).await;
+        }
+        for i in 0..20_000 {
+            count(&world, &Subject::name(&format!("guess{i}"), false)).await;
+        }
+        let blocked = world.identity.inner.failures.blocked(&Subject::name("victim", false), world.now()).unwrap();
+        assert_eq!(blocked, Some(31));
+    }
+
+    #[tokio::test]
+    async fn records_of_addresses_are_bounded_and_locked_ones_stay() {
+        let world = World::new();
+        world.settings(|s| s.security_login_ip_limit_count = 3).await;
+        let locked = Subject::ip("198.51.100.1".parse().unwrap());
+        for _ in 0..3 {
+            count(&world, &locked).await;
+        }
+        let mut batch = world.store.batch();
+        for i in 0..u32::try_from(MAX_ADDRESSES).unwrap() {
+            batch.insert(LoginFailures {
+                id: Uuid::now_v7(),
+                subject: Subject::ip(IpAddr::from((0x0a00_0000 + i).to_be_bytes())).key(),
+                count: 1,
+                first: world.now(),
+                blocked_until: None,
+            });
+        }
+        world.store.commit(batch).await.unwrap();
+        count(&world, &Subject::ip("203.0.113.1".parse().unwrap())).await;
+        let left = world.store.system().count::<LoginFailures>().unwrap();
+        assert!(left <= MAX_ADDRESSES - MAX_ADDRESSES / 10 + 2, "{left}");
+        assert!(world.identity.inner.failures.blocked(&locked, world.now()).unwrap().is_some());
+        world.wait(3_600);
+        let swept = world.identity.sweep().await.unwrap().failures;
+        assert_eq!(swept, left);
+        assert_eq!(world.store.system().count::<LoginFailures>().unwrap(), 0);
+    }
+}
