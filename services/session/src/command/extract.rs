@@ -49,6 +49,8 @@ pub(super) struct Reading {
     pub(super) truncated: bool,
     /// Identity of the last row.
     pub(super) end_row: u64,
+    /// Characters other than blanks before the cursor.
+    pub(super) before_cursor: usize,
 }
 
 /// Note the start of a line at the cursor. `last` is the prompt of the line before: when the new one only starts with it, the
@@ -63,6 +65,8 @@ pub(super) fn start(state: &State, last: Option<&str>, early: bool) -> LineStart
         && !last.trim().is_empty()
         && prompt.len() > last.len()
         && prompt.starts_with(last)
+        // Prompts side by side, because Enter was not shown.
+        && !prompt.ends_with(last)
         && super::prompt::takes_commands(last)
     {
         place.col = left + last.width();
@@ -70,6 +74,15 @@ pub(super) fn start(state: &State, last: Option<&str>, early: bool) -> LineStart
     }
     let right = right_text(row, place.col.max(state.screen.cursor().col));
     LineStart { place, alternate: state.alternate(), prompt, right, early }
+}
+
+/// A line whose start was missed: the row of the cursor, or the one below, from its left edge.
+pub(super) fn unknown_start(state: &State, below: bool) -> LineStart {
+    let cursor = state.screen.cursor();
+    let lines = Lines { state, pane: pane(state, cursor.row, cursor.col) };
+    let row = if below { cursor.row + 1 } else { lines.head(cursor.row) };
+    let place = Place { row, col: lines.pane.0 };
+    LineStart { place, alternate: state.alternate(), prompt: String::new(), right: None, early: true }
 }
 
 /// Text after a gap, at the right end of the row.
@@ -124,6 +137,7 @@ pub(super) fn read(state: &State, start: &LineStart, known: &[String], limit: us
             overflow: false,
             truncated: false,
             end_row,
+            before_cursor: 0,
         });
     }
     let (from, prompt, via) = lines.locate(cursor, start, known)?;
@@ -140,7 +154,15 @@ pub(super) fn read(state: &State, start: &LineStart, known: &[String], limit: us
         text.0 = text.0.replace("\n... ", "\n").replace("\n...", "\n");
     }
     let overflow = from.row < state.screen.first_visible() || from.row <= state.screen.first_row() && via == Via::Guess;
-    Some(Reading { text: text.0, longer, prompt, via, overflow, truncated, end_row: end })
+    let before_cursor = (from.row..=cursor.row)
+        .filter_map(|id| Some((id, state.screen.row(id)?)))
+        .map(|(id, row)| {
+            let begin = if id == from.row { from.col } else { lines.pane.0 };
+            let stop = if id == cursor.row { cursor.col } else { lines.pane.1.min(row.filled()) };
+            row.text(begin, stop).chars().filter(|c| !c.is_whitespace()).count()
+        })
+        .sum();
+    Some(Reading { text: text.0, longer, prompt, via, overflow, truncated, end_row: end, before_cursor })
 }
 
 /// The line of the cursor from the left edge of its pane, for full-screen programs: text, and whether it ends in the last
@@ -158,6 +180,7 @@ pub(super) fn bottom_line(state: &State, limit: usize) -> (String, bool) {
     let below: Vec<&Row> = (end + 1..=state.screen.last_row()).filter_map(|id| state.screen.row(id)).collect();
     let bottom = match below.as_slice() {
         [] => true,
+        rows if rows.iter().all(|row| row.is_blank()) => true,
         [next, ..] => {
             let (left, right) = lines.pane;
             let edge = next.cells.iter().skip(left).take(right.saturating_sub(left).min(20));
@@ -198,8 +221,9 @@ impl Lines<'_> {
     /// The row reaches its right edge and the next one has text: editors that draw row by row leave no other sign.
     fn full(&self, id: u64) -> bool {
         let edge = self.pane.1.min(self.state.screen.cols).saturating_sub(1);
-        self.row(id).is_some_and(|row| row.cells.get(edge).is_some_and(|cell| cell.ch != '\0' || cell.width == 0))
-            && self.row(id + 1).is_some_and(|row| !row.is_blank())
+        self.row(id).is_some_and(|row| {
+            row.cells.get(edge).is_some_and(|cell| !matches!(cell.ch, '\0' | ' ') || cell.width == 0)
+        }) && self.row(id + 1).is_some_and(|row| !row.is_blank())
     }
 
     fn goes_on(&self, id: u64) -> bool {

@@ -48,7 +48,9 @@ pub(super) struct LineEdit {
     killed: Zeroizing<Vec<char>>,
     limit: usize,
     /// The text is what the keys say.
-    pub(super) exact: bool,
+    exact: bool,
+    /// The line may not have been empty before the first key.
+    doubted: bool,
     /// Some key touched the line.
     pub(super) touched: bool,
     /// A key that moves between lines or recalls one was used.
@@ -75,6 +77,7 @@ impl LineEdit {
             killed: Zeroizing::new(Vec::new()),
             limit,
             exact: true,
+            doubted: false,
             touched: false,
             recalled: false,
             completing: false,
@@ -88,6 +91,35 @@ impl LineEdit {
         let mut text = Zeroizing::new(String::with_capacity(self.chars.iter().map(|c| c.len_utf8()).sum()));
         text.extend(self.chars.iter());
         text
+    }
+
+    /// The text is what the keys say.
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact && !self.doubted
+    }
+
+    /// As [`LineEdit::is_exact`], if the line was empty before.
+    pub(super) fn keys_known(&self) -> bool {
+        self.exact
+    }
+
+    pub(super) fn end_paste(&mut self) {
+        self.pasting = false;
+    }
+
+    /// The keys alone no longer tell the line, until it ends.
+    pub(super) fn lose(&mut self) {
+        self.exact = false;
+    }
+
+    /// Whether the line may hold more than what was typed since.
+    pub(super) fn doubt(&mut self, doubted: bool) {
+        self.doubted = doubted;
+    }
+
+    /// Characters other than blanks before the cursor.
+    pub(super) fn before_cursor(&self) -> usize {
+        self.chars.iter().take(self.at).filter(|c| !c.is_whitespace()).count()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -110,7 +142,8 @@ impl LineEdit {
             self.chars = Zeroizing::new(Vec::new());
         }
         self.at = 0;
-        (self.exact, self.touched, self.recalled, self.completing, self.overflow) = (true, false, false, false, false);
+        (self.exact, self.doubted, self.touched) = (true, false, false);
+        (self.recalled, self.completing, self.overflow) = (false, false, false);
     }
 
     pub(super) fn take_abandoned(&mut self) -> bool {
@@ -253,9 +286,9 @@ impl LineEdit {
                 }
             }
             0x01 => self.at = 0,
-            0x05 => self.at = self.chars.len(),
+            0x05 => self.to_the_right(self.chars.len()),
             0x02 => self.at = self.at.saturating_sub(1),
-            0x06 => self.at = (self.at + 1).min(self.chars.len()),
+            0x06 => self.to_the_right(self.at + 1),
             0x0b => {
                 let at = self.at;
                 let end = self.chars.len();
@@ -314,6 +347,12 @@ impl LineEdit {
             _ => self.exact = false,
         }
         true
+    }
+
+    /// Beyond the end these keys take a suggestion, where there is one.
+    fn to_the_right(&mut self, to: usize) {
+        self.exact &= self.at < self.chars.len();
+        self.at = to.min(self.chars.len());
     }
 
     fn kill(&mut self, from: usize, to: usize) {
@@ -419,10 +458,10 @@ impl LineEdit {
     fn arrow(&mut self, last: u8) {
         self.touched = true;
         match last {
-            b'C' => self.at = (self.at + 1).min(self.chars.len()),
+            b'C' => self.to_the_right(self.at + 1),
             b'D' => self.at = self.at.saturating_sub(1),
             b'H' => self.at = 0,
-            b'F' => self.at = self.chars.len(),
+            b'F' => self.to_the_right(self.chars.len()),
             _ => {
                 self.recalled = true;
                 self.exact = false;
@@ -446,7 +485,7 @@ mod tests {
 
     fn exact(bytes: &[u8]) -> String {
         let edit = typed(bytes);
-        assert!(edit.exact);
+        assert!(edit.is_exact());
         edit.text().to_string()
     }
 
@@ -466,8 +505,19 @@ mod tests {
 
     #[test]
     fn keys_that_only_the_screen_knows() {
-        for keys in [&b"\x1b[A"[..], b"\x12ls", b"l\t", b"\x1b.", b"a b\x02\x15", b"x\xffy", b"\x16\x01", b"a/b\x17"] {
-            assert!(!typed(keys).exact, "{keys:?}");
+        for keys in [
+            &b"\x1b[A"[..],
+            b"\x12ls",
+            b"l\t",
+            b"\x1b.",
+            b"a b\x02\x15",
+            b"x\xffy",
+            b"\x16\x01",
+            b"a/b\x17",
+            b"ab\x05",
+            b"ab\x1b[C",
+        ] {
+            assert!(!typed(keys).is_exact(), "{keys:?}");
         }
     }
 
@@ -499,6 +549,6 @@ mod tests {
             edit.take(b'x');
         }
         assert_eq!(edit.text().len(), 10);
-        assert!(edit.overflow && !edit.exact);
+        assert!(edit.overflow && !edit.is_exact());
     }
 }

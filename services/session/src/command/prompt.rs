@@ -108,6 +108,9 @@ fn zsh_state(word: &str) -> bool {
 pub(super) fn dislikes_interrupt(prompt: &str) -> bool {
     let text = prompt.trim();
     let body = text.trim_end_matches('>');
+    if body.split(' ').all(zsh_state) {
+        return false;
+    }
     body.len() < text.len()
         && !body.is_empty()
         && !body.contains(['~', '/', '\\', '@'])

@@ -29,6 +29,8 @@ pub(super) struct Capture {
     pub(super) known: Vec<String>,
     pub(super) result: Option<Reading>,
     pub(super) armed: bool,
+    /// The last row of the line when its Enter was judged; text below it is output.
+    pub(super) end_row: u64,
 }
 
 pub(super) struct State {
@@ -39,7 +41,7 @@ pub(super) struct State {
     pub(super) paste_mode: bool,
     /// Where the last prompt ended, by OSC 133 B.
     pub(super) prompt_mark: Option<Place>,
-    /// OSC 133 C or D since the last prompt mark.
+    /// The line that is being left.
     pub(super) capture: Option<Capture>,
     /// Visible changes so far.
     pub(super) changes: u64,
@@ -281,6 +283,11 @@ impl Perform for Full<'_> {
         state.changes += 1;
         state.last = c;
         state.screen.print(c, state.autowrap, state.insert);
+        if let Some(capture) = &mut state.capture
+            && capture.armed
+        {
+            capture.armed = state.screen.cursor().row <= capture.end_row;
+        }
     }
 
     fn execute(&mut self, byte: u8) {

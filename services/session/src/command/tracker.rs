@@ -15,6 +15,7 @@ use super::{
     extract::{self, LineStart, Reading, Via},
     lineedit::{Effect, LineEdit},
     prompt,
+    screen::Place,
     terminal::{Capture, Terminal},
 };
 
@@ -48,6 +49,10 @@ pub struct Tracker {
     preloaded: bool,
     /// The asset was told to forget a line and has not shown it yet.
     rejected: bool,
+    /// The row of the cursor at that time.
+    rejected_row: u64,
+    /// What was refused, while it may still stand in the line.
+    refused: Zeroizing<String>,
     pending: Vec<u8>,
     since_input: usize,
     pos: u64,
@@ -98,6 +103,10 @@ struct Running {
     prompt: String,
     started_pos: u64,
     alternate: bool,
+    /// It is, or was started from, a program that fills the screen with text.
+    editor: bool,
+    /// Where its line began.
+    place: Option<Place>,
 }
 
 impl Tracker {
@@ -116,6 +125,8 @@ impl Tracker {
             multiplexer: false,
             preloaded: false,
             rejected: false,
+            rejected_row: 0,
+            refused: Zeroizing::default(),
             pending: Vec::new(),
             since_input: 0,
             pos: 0,
@@ -186,6 +197,10 @@ impl Tracker {
             }
             if self.typed.take(byte) {
                 self.begin_line(now);
+                if self.was_alternate && byte < 0x20 && byte != 0x08 {
+                    // A multiplexer's prefix, a program's command: not what a line editor makes of it.
+                    self.typed.lose();
+                }
             }
             if self.typed.take_abandoned() {
                 self.forget_line();
@@ -220,9 +235,10 @@ impl Tracker {
         if !self.typed.touched && !self.preloaded && !self.rejected {
             return None;
         }
-        if self.typed.exact
+        if self.typed.is_exact()
             && let Some(reading) = self.reading()
-            && squeezed(&reading.text) == squeezed(&self.typed.text())
+            && same(&reading.text, &self.typed.text())
+            && (reading.before_cursor == self.typed.before_cursor() || reading.via == Via::Search)
         {
             return None;
         }
@@ -231,7 +247,7 @@ impl Tracker {
         if !self.answered {
             // Nothing came back yet. Keys whose effect only the asset knows are worth the whole wait; for others an echo would
             // have come by now, so there is none.
-            let patience = if self.typed.exact {
+            let patience = if self.typed.is_exact() {
                 (echo * 3 + self.options.quiet * 2).min(self.options.max_settle)
             } else {
                 self.options.max_settle
@@ -246,6 +262,7 @@ impl Tracker {
     /// What the held Enter would run; `None` when nothing is held.
     pub fn candidate(&mut self) -> Option<Candidate> {
         self.look();
+        self.after_rejection();
         let held = self.gate.as_ref()?;
         let (effect, settled) = (held.effect, held.settled);
         let (mut candidate, agreed, end_row) = self.judge(effect, settled);
@@ -296,31 +313,44 @@ impl Tracker {
         (tracked, std::mem::take(&mut self.events))
     }
 
-    /// The Enter is dropped. Returns the bytes to send to the asset so that it forgets the line.
+    /// The Enter is dropped. Returns the bytes to send to the asset so that it forgets the line. Send them when the asset has
+    /// been silent for [`Options::quiet`]: readline that is interrupted while it draws swallows the next key.
     ///
     /// Ctrl-C at the prompt of a shell: it abandons the line in every editing mode, with all its rows and the lines before it.
-    /// Ctrl-E Ctrl-U at prompts of database clients and the like, some of which Ctrl-C would end, and where no prompt is known:
-    /// Ctrl-C might kill the program that runs. A line that is still there afterwards is read again at the next Enter.
+    /// Ctrl-E Ctrl-U at prompts of database clients and the like, some of which Ctrl-C would end. Ctrl-U where no prompt is
+    /// known: Ctrl-C might kill the program that runs. A line that is still there afterwards is read again at the next
+    /// Enter, with what was refused among its readings, so that it is refused again.
+    ///
+    /// Drop the rest of the user's slice too: what follows in a paste counts on the refused line.
     pub fn reject(&mut self, now: Instant) -> &'static [u8] {
         let Some(held) = self.gate.take() else { return b"" };
-        let (kind, prompt) = match &held.verdict {
-            Some(verdict) => (verdict.kind, verdict.prompt.as_str()),
-            None => (Kind::Shell, ""),
+        let (kind, prompt, text) = match &held.verdict {
+            Some(verdict) => (verdict.kind, verdict.prompt.as_str(), verdict.text.as_str()),
+            None => (Kind::Shell, "", ""),
         };
-        let gentle = match kind {
-            Kind::Program => false,
-            Kind::NoEcho => true,
-            Kind::Shell => {
-                let shell = self.knows(prompt) || prompt::takes_commands(prompt) || prompt::continues(prompt);
-                !shell || prompt::dislikes_interrupt(prompt)
-            }
+        let early = self.line.as_ref().is_some_and(|line| line.early);
+        let shell = !early && (self.knows(prompt) || prompt::takes_commands(prompt) || prompt::continues(prompt));
+        let clear: &'static [u8] = match kind {
+            // The paste is ended first: a shell takes Ctrl-C inside it as text.
+            _ if held.effect == Effect::PastedLine => b"\x1b[201~\x03",
+            Kind::Program => b"\x03",
+            Kind::Shell if shell && prompt::dislikes_interrupt(prompt) => b"\x05\x15",
+            Kind::Shell if shell => b"\x03",
+            Kind::Shell | Kind::NoEcho => b"\x15",
         };
+        let text = text.rsplit('\n').next().unwrap_or("");
+        self.refused = Zeroizing::new(text.to_owned());
         self.typed.reset();
+        self.typed.end_paste();
         // Until the asset shows an empty line, only the screen tells what is in it.
-        self.typed.exact = false;
+        self.typed.doubt(true);
         self.rejected = true;
+        self.rejected_row = self.terminal.state().screen.cursor().row;
+        if let Some(line) = &mut self.line {
+            line.early = true;
+        }
         self.sent(now);
-        if gentle { b"\x05\x15" } else { b"\x03" }
+        clear
     }
 
     /// When [`Tracker::poll`] wants to be called next, `None` when time alone changes nothing.
@@ -339,7 +369,7 @@ impl Tracker {
             if self.line.is_none() && self.running.is_some() {
                 let here = extract::start(self.terminal.state(), None, false);
                 if self.at_prompt(&here) && !self.goes_on(&here.prompt) && self.same_screen() {
-                    self.finish(here.place.row);
+                    self.finish(here.place.row, &here.prompt);
                 }
             }
         }
@@ -350,7 +380,7 @@ impl Tracker {
     pub fn close(&mut self) -> Vec<Observed> {
         self.look();
         let end = self.terminal.state().screen.cursor().row + 1;
-        self.finish(end);
+        self.finish(end, "");
         std::mem::take(&mut self.events)
     }
 
@@ -425,8 +455,14 @@ impl Tracker {
         if self.rejected && self.line.is_some() && self.line_is_gone() {
             self.line = None;
             self.rejected = false;
+            self.typed.doubt(false);
         }
         if self.line.is_some() {
+            return;
+        }
+        if self.running.is_some() && self.terminal.state().changes == self.changes_at_commit {
+            // The asset has not even left the line before.
+            self.line = Some(extract::unknown_start(self.terminal.state(), true));
             return;
         }
         let last = self.known.front().map(String::as_str);
@@ -434,8 +470,8 @@ impl Tracker {
         let quiet = self.last_output.is_none_or(|at| now.saturating_duration_since(at) >= PROMPT_QUIET);
         let ready = self.at_prompt(&here);
         if self.running.is_some() {
-            if ready && self.same_screen() && !self.goes_on(&here.prompt) {
-                self.finish(here.place.row);
+            if ready && self.same_screen() && !self.goes_on(&here.prompt) && !self.same_line(&here) {
+                self.finish(here.place.row, &here.prompt);
             }
             // Without a prompt in sight the keys may be meant for what runs, or for the shell after it.
             here.early = !ready && (!quiet || here.prompt.trim().is_empty());
@@ -446,11 +482,20 @@ impl Tracker {
         self.line = Some(here);
     }
 
-    /// After a rejection: the asset shows an empty line or a new prompt.
+    /// After a rejection: the asset shows an empty line or a prompt further down.
     fn line_is_gone(&self) -> bool {
-        match self.reading() {
-            Some(reading) => reading.text.trim().is_empty() || reading.via == Via::Prompt,
-            None => true,
+        let here = extract::start(self.terminal.state(), None, false);
+        let moved = here.place.row > self.rejected_row;
+        moved && self.knows(&here.prompt) || self.reading().is_none_or(|reading| reading.text.trim().is_empty())
+    }
+
+    /// Keys came before the asset showed that it gave the refused line up, and now it did: what is on the new row is theirs.
+    fn after_rejection(&mut self) {
+        let row = self.terminal.state().screen.cursor().row;
+        if self.rejected && row > self.rejected_row && self.line.is_some() {
+            self.rejected = false;
+            self.typed.doubt(false);
+            self.line = Some(extract::unknown_start(self.terminal.state(), false));
         }
     }
 
@@ -462,7 +507,19 @@ impl Tracker {
     }
 
     fn knows(&self, prompt: &str) -> bool {
+        let prompt = self.own_part(prompt);
         !prompt.trim().is_empty() && self.known.iter().any(|known| known == prompt)
+    }
+
+    /// The prompt without what stands before it in its row: output without a line end, prompts whose Enter was not shown.
+    fn own_part<'a>(&self, prompt: &'a str) -> &'a str {
+        let Some(last) = self.known.front().filter(|last| prompt::takes_commands(last)) else { return prompt };
+        prompt
+            .len()
+            .checked_sub(last.len())
+            .and_then(|at| prompt.get(at..))
+            .filter(|end| *end == last)
+            .unwrap_or(prompt)
     }
 
     /// Something that takes commands waits at the cursor.
@@ -499,11 +556,13 @@ impl Tracker {
     }
 
     fn remember(&mut self, prompt: &str) {
+        let prompt = self.own_part(prompt);
         if prompt.trim().is_empty() || prompt.len() > MAX_PROMPT {
             return;
         }
-        self.known.retain(|known| known != prompt);
-        self.known.push_front(prompt.to_owned());
+        let prompt = prompt.to_owned();
+        self.known.retain(|known| *known != prompt);
+        self.known.push_front(prompt);
         self.known.truncate(KNOWN_PROMPTS);
     }
 
@@ -532,12 +591,8 @@ impl Tracker {
     /// The alternate screen shows a shell where the cursor is.
     fn shell_inside(&self) -> bool {
         let state = self.terminal.state();
-        let inner = self
-            .running
-            .as_ref()
-            .filter(|running| running.alternate)
-            .is_some_and(|running| prompt::edits(&running.text));
-        if inner {
+        let editor = self.running.as_ref().is_some_and(|running| running.editor);
+        if editor && (self.multiplexer || self.running.as_ref().is_some_and(|running| running.alternate)) {
             return false;
         }
         if self.multiplexer {
@@ -547,8 +602,7 @@ impl Tracker {
         if edges.iter().any(|&id| state.screen.row(id).is_some_and(extract::status_line)) {
             return true;
         }
-        let outer = self.running.as_ref().is_some_and(|running| prompt::edits(&running.text));
-        !outer && self.line.as_ref().is_some_and(|line| self.knows(&line.prompt))
+        !editor && self.line.as_ref().is_some_and(|line| self.knows(&line.prompt))
     }
 
     fn program(&self) -> Candidate {
@@ -586,9 +640,13 @@ impl Tracker {
             record: true,
         };
         let mut agreed = false;
+        let refused = squeezed(&self.refused);
+        let still_there = self.rejected && !refused.is_empty() && squeezed(shown).contains(&refused);
+        // After a refusal the keys count again when what was refused is gone, even if the row is a mess.
+        let exact = self.typed.is_exact() || self.rejected && early && !still_there && self.typed.keys_known();
         if self.hidden(shown, &typed) {
             let command_line = self.knows(&candidate.prompt) || prompt::takes_commands(&candidate.prompt);
-            if prompt::asks_secret(&candidate.prompt) || !command_line || !self.typed.exact || is_masked(shown) {
+            if prompt::asks_secret(&candidate.prompt) || !command_line || !self.typed.is_exact() || is_masked(shown) {
                 candidate.kind = Kind::NoEcho;
                 candidate.record = false;
                 candidate.alternatives.push(typed);
@@ -597,26 +655,29 @@ impl Tracker {
             candidate.text = typed.to_string();
             candidate.confidence = Confidence::Typed;
             agreed = true;
-        } else if self.typed.exact && (early || squeezed(shown) == squeezed(&typed)) {
-            let seen = squeezed(shown).ends_with(&squeezed(&typed));
+        } else if exact && (early || same(shown, &typed)) {
+            let seen = same(shown, &typed) || squeezed(shown).ends_with(&squeezed(&typed));
             candidate.text = typed.trim_end().to_owned();
             candidate.confidence = if seen { Confidence::Echoed } else { Confidence::Typed };
             if early {
                 candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
             }
             agreed = true;
-        } else if self.typed.exact && self.typed.touched && self.screen_lags(reading.as_ref(), shown, &typed, settled) {
+        } else if self.typed.is_exact()
+            && self.typed.touched
+            && self.screen_lags(reading.as_ref(), shown, &typed, settled)
+        {
             candidate.text = typed.trim_end().to_owned();
             candidate.confidence = Confidence::Typed;
             candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
         } else {
             candidate.text = shown.to_owned();
             let certain = settled
-                && reading.as_ref().is_some_and(|reading| reading.via != Via::Guess || self.typed.exact)
+                && reading.as_ref().is_some_and(|reading| reading.via != Via::Guess || self.typed.is_exact())
                 && !early;
             candidate.confidence =
                 if certain || !self.typed.touched { Confidence::Echoed } else { Confidence::Unknown };
-            if !self.typed.is_empty() && self.typed.exact {
+            if !self.typed.is_empty() && self.typed.is_exact() {
                 candidate.alternatives.push(typed);
             }
             if self.typed.recalled
@@ -625,6 +686,9 @@ impl Tracker {
             {
                 candidate.alternatives.push(Zeroizing::new(longer));
             }
+        }
+        if still_there {
+            candidate.alternatives.push(self.refused.clone());
         }
         if truncated {
             candidate.confidence = Confidence::Unknown;
@@ -678,13 +742,15 @@ impl Tracker {
             let at_prompt =
                 verdict.kind == Kind::Shell && (self.knows(&verdict.prompt) || prompt::takes_commands(&verdict.prompt));
             if at_prompt && self.same_screen() {
-                let row = self.line.as_ref().map_or(0, |line| line.place.row);
-                self.finish(row);
+                let (row, prompt) = self.line_head(0);
+                self.finish(row, &prompt);
             }
             return None;
         }
         let alternate = self.terminal.state().alternate();
-        let next_row = verdict.end_row.map_or_else(|| self.terminal.state().screen.cursor().row, |row| row) + 1;
+        let editor = prompt::edits(&verdict.text)
+            || verdict.kind == Kind::Program && self.running.as_ref().is_some_and(|running| running.editor);
+        let next_row = verdict.end_row.unwrap_or_else(|| self.terminal.state().screen.cursor().row) + 1;
         if verdict.continues && self.running.is_some() {
             self.watch(&verdict, next_row);
             let running = self.running.as_mut()?;
@@ -695,11 +761,19 @@ impl Tracker {
             return running.id;
         }
         if verdict.kind == Kind::Shell {
-            let row = self.line.as_ref().map_or(next_row, |line| line.place.row);
-            self.finish(row);
+            let (row, prompt) = self.line_head(next_row);
+            if self
+                .running
+                .as_ref()
+                .is_some_and(|running| running.place.is_some() && running.place == self.line_place())
+            {
+                // The Enter before this one did not run the line (it chose from a menu): it is still the same line.
+                self.running = None;
+            }
+            self.finish(row, &prompt);
             self.remember(&verdict.prompt);
         } else {
-            self.finish(next_row);
+            self.finish(next_row, "");
         }
         self.watch(&verdict, next_row);
         self.running = Some(Running {
@@ -712,6 +786,8 @@ impl Tracker {
             prompt: verdict.prompt,
             started_pos: self.pos,
             alternate,
+            editor,
+            place: self.line_place(),
         });
         Some(id)
     }
@@ -728,18 +804,41 @@ impl Tracker {
         }
         state.capture = line
             .filter(|line| !verdict.agreed && !line.early && verdict.kind == Kind::Shell)
-            .map(|start| Capture { start, known, result: None, armed: true });
+            .map(|start| Capture { start, known, result: None, armed: true, end_row: next_row - 1 });
     }
 
-    /// The running command ended; its output ends before `end_row`.
-    fn finish(&mut self, end_row: u64) {
+    /// The line stands where that of the running command stood.
+    fn same_line(&self, line: &LineStart) -> bool {
+        !line.early && self.running.as_ref().is_some_and(|running| running.place == Some(line.place))
+    }
+
+    fn line_place(&self) -> Option<Place> {
+        self.line.as_ref().map(|line| line.place)
+    }
+
+    /// First row of the line, and its prompt.
+    fn line_head(&self, otherwise: u64) -> (u64, String) {
+        self.line.as_ref().map_or((otherwise, String::new()), |line| (line.place.row, line.prompt.clone()))
+    }
+
+    /// The running command ended; its output ends before row `end_row`, which starts with `prompt`.
+    fn finish(&mut self, end_row: u64, prompt: &str) {
         let Some(mut running) = self.running.take() else { return };
+        // What was printed without a line end stands before the prompt.
+        let own = self.own_part(prompt);
+        let lead = prompt.get(..prompt.len() - own.len()).unwrap_or("").replace(own, "");
         let state = self.terminal.state_mut();
         if running.alternate == state.alternate() && !running.alternate {
             state.primary().collect_until(end_row);
         }
-        let (output, output_cut) =
+        let (mut output, output_cut) =
             if running.alternate { (String::new(), false) } else { state.primary().collector.stop() };
+        if !lead.is_empty() && !running.alternate && !output_cut {
+            if !output.is_empty() {
+                output.push('\n');
+            }
+            output.push_str(&lead);
+        }
         let mut unjudged = false;
         if let Some(reading) = state.capture.take().and_then(|capture| capture.result)
             && reading.via != Via::Guess
@@ -779,6 +878,27 @@ impl Tracker {
 /// Text without blanks: how it is compared, because a screen cannot tell blanks, tabs and line ends apart.
 fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// Whether the screen shows what was typed, blanks aside, and combining characters as zsh may write them: `<0301>`.
+fn same(shown: &str, typed: &str) -> bool {
+    use std::fmt::Write as _;
+    use unicode_width::UnicodeWidthChar;
+
+    let (shown, typed) = (squeezed(shown), squeezed(typed));
+    if shown == typed {
+        return true;
+    }
+    let mut spelled = String::with_capacity(typed.len());
+    for c in typed.chars() {
+        if c.width() == Some(0) {
+            // Writing to a string cannot fail.
+            let _ = write!(spelled, "<{:04x}>", u32::from(c));
+        } else {
+            spelled.push(c);
+        }
+    }
+    shown == spelled
 }
 
 fn is_masked(shown: &str) -> bool {

@@ -24,6 +24,8 @@ pub(crate) enum Step {
     Line(String),
     /// Keys, then until the text was seen.
     Until(String, &'static str),
+    /// Keys until their Enter is accepted, then until the prompt is back.
+    Insist(String),
     /// Keys without waiting.
     Now(String),
     Resize(u16, u16),
@@ -49,9 +51,11 @@ pub(crate) struct Case {
     pub(crate) steps: Vec<Step>,
     /// Compare the commands that start with `rec` with its log, instead of history.
     pub(crate) by_log: bool,
+    /// Compare lines instead of commands: the history has those.
+    pub(crate) by_lines: bool,
     /// Texts that no record may contain.
     pub(crate) never: Vec<&'static str>,
-    /// How many Enters the rule refuses.
+    /// How many Enters the rule refuses; at least, where [`Step::Insist`] is used.
     pub(crate) refused: usize,
     /// Text that the recorded output of the first command must contain.
     pub(crate) output: Option<&'static str>,
@@ -140,8 +144,10 @@ impl Bench {
                 .any(|part| part.split_whitespace().any(|word| word == "forbidden"));
             if forbidden {
                 self.refused += 1;
+                self.silence(Options::default().quiet);
                 let clear = self.tracker.reject(Instant::now());
                 self.keys.write_all(clear).ok();
+                return;
             } else {
                 self.next_id += 1;
                 let (_, seen) = self.tracker.commit(self.next_id, Instant::now());
@@ -230,6 +236,17 @@ pub(crate) fn run(case: &Case) -> Result<(), String> {
                 bench.send(keys.as_bytes());
                 bench.until(from, text)?;
             }
+            Step::Insist(keys) => {
+                for _ in 0..3 {
+                    let refused = bench.refused;
+                    bench.send(keys.as_bytes());
+                    if bench.refused == refused {
+                        break;
+                    }
+                    bench.silence(SILENCE);
+                }
+                bench.until(from, prompt(case.shell))?;
+            }
             Step::Now(keys) => bench.send(keys.as_bytes()),
             Step::Resize(cols, rows) => {
                 resize(bench.keys.as_fd(), (*cols, *rows));
@@ -260,8 +277,7 @@ fn check(case: &Case, dir: &Path, bench: &Bench) -> Result<(), String> {
     if case.by_log {
         have.retain(|text| text.starts_with("rec "));
     }
-    if matches!(case.shell, Shell::Python) {
-        // Its history has lines, not commands.
+    if case.by_lines && !case.by_log {
         have = bench.finished.iter().flat_map(|finished| finished.text.split('\n').map(words)).collect();
         have.retain(|line| !line.is_empty());
         want.retain(|line| !line.is_empty());
@@ -272,7 +288,8 @@ fn check(case: &Case, dir: &Path, bench: &Bench) -> Result<(), String> {
     if let Some(text) = recorded.iter().find(|text| case.never.iter().any(|never| text.contains(never))) {
         return Err(format!("{text:?} must not be in the record"));
     }
-    if bench.refused != case.refused {
+    let insists = case.steps.iter().any(|step| matches!(step, Step::Insist(_)));
+    if bench.refused != case.refused && !(insists && bench.refused > case.refused) {
         return Err(format!("{} refused instead of {}; recorded {recorded:#?}", bench.refused, case.refused));
     }
     let log = std::fs::read_to_string(dir.join("rec.log")).unwrap_or_default();
@@ -288,9 +305,9 @@ fn check(case: &Case, dir: &Path, bench: &Bench) -> Result<(), String> {
     Ok(())
 }
 
-/// Blanks do not matter to a shell, and a screen cannot tell them apart.
+/// Blanks do not matter to a shell, and a screen cannot tell them apart; a backslash joins lines.
 fn words(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text.replace("\\\n", "").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn oracle(case: &Case, dir: &Path) -> Vec<String> {

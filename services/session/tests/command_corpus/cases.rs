@@ -39,6 +39,7 @@ impl Table {
             rc: "",
             size: (80, 24),
             steps: steps.into(),
+            by_lines: shell == Shell::Python,
             by_log: matches!(shell, Shell::Dash | Shell::Busybox),
             never: Vec::new(),
             refused: 0,
@@ -92,7 +93,9 @@ fn bash(table: &mut Table) {
     table.add(Bash, "completion of a command", [line("mkd\t-p x")]);
     table.add(Bash, "completion in the middle", [line(format!("cat al beta-one.log{}\t", LEFT.repeat(13)))]);
     table.add(Bash, "unbracketed paste of lines", [line("echo a\recho b\recho c"), keys("")]);
-    table.add(Bash, "bracketed paste of lines", [until("\x1b[200~echo a\necho b\x1b[201~", "echo b"), enter()]);
+    table
+        .add(Bash, "bracketed paste of lines", [until("\x1b[200~echo a\necho b\x1b[201~", "echo b"), enter()])
+        .by_lines = true;
     table.add(Bash, "bracketed paste with a tab and edited", [line("\x1b[200~echo 'a\tb'\x1b[201~ c")]);
     table.add(Bash, "paste of 3 KiB", [line(format!("echo {}", "0123456789abcde ".repeat(190)))]);
     table.add(
@@ -104,7 +107,7 @@ fn bash(table: &mut Table) {
         .add(Bash, "here-document", [until("cat <<END\r", "> "), until("some $HOME text\r", "> "), line("END")])
         .output = Some("some");
     table.add(Bash, "open quote", [until("echo 'one\r", "> "), line("two'")]);
-    table.add(Bash, "backslash at the end", [until("echo one \\\r", "> "), line("two")]).by_log = false;
+    table.add(Bash, "backslash at the end", [until("echo one \\\r", "> "), line("two")]);
     table.add(Bash, "history of several lines", [until("echo 'one\r", "> "), line("two'"), line(UP)]);
     table.add(Bash, "wide characters", [line("echo 日本語 中文\x02\x7fX")]);
     table.add(Bash, "combining characters", [line("echo cafe\u{301} n\u{303}")]);
@@ -116,7 +119,7 @@ fn bash(table: &mut Table) {
         "ctrl-o takes the next of the history",
         [line("echo one"), line("echo two"), Step::Line(format!("{UP}{UP}\x0f")), enter()],
     );
-    table.add(Bash, "typed ahead", [now("sleep 0.5\r"), Step::Keys("echo ahe".into()), until("ad\r", "\nahead")]);
+    table.add(Bash, "typed ahead", [now("sleep 0.5\r"), keys("echo ahe"), until("ad\r", "\rahead")]);
     table
         .add(
             Bash,
@@ -131,7 +134,7 @@ fn bash(table: &mut Table) {
             [until("read -s -p 'value? ' p\r", "value? "), line("s3cret"), line("echo after")],
         )
         .never = vec!["s3cret"];
-    table.add(Bash, "vi mode", [line("set -o vi"), line("ech one\x1b0fhlXio\x1bAo two\x7f")]).never = vec![];
+    table.add(Bash, "vi mode", [line("set -o vi"), line("ech one\x1b0fhlXio\x1bAo two\x7f")]);
     table.add(Bash, "comment and blanks", [line("  echo   one   # why")]);
 }
 
@@ -189,7 +192,7 @@ fn zsh(table: &mut Table) {
     table.add(Zsh, "history up and edited", [line("echo one"), line(format!("{UP}\x7f\x7f\x7ftwo"))]);
     table.add(Zsh, "ctrl-r", [line("echo needle"), line("echo hay"), keys("\x12need"), enter()]);
     table.add(Zsh, "completion", [line("cat al\t")]);
-    table.add(Zsh, "completion menu", [keys("cat be\t"), keys("\t"), keys("\t"), enter()]).rc =
+    table.add(Zsh, "completion menu", [keys("cat be\t"), keys("\t"), keys("\t"), keys("\r"), enter()]).rc =
         "autoload -U compinit; compinit -u; zstyle ':completion:*' menu select";
     table.add(Zsh, "right prompt", [line("echo one"), line(format!("{UP}x"))]).rc = "RPROMPT='[%D{%H} right]'";
     table.add(Zsh, "suggestion not taken", [keys("echo o"), enter()]).rc = SUGGEST;
@@ -309,8 +312,9 @@ fn full_screen(table: &mut Table) {
     );
 }
 
-const TMUX: &str = "tmux -f /dev/null new 'bash --noprofile --rcfile inner'\r";
-const INNER: &str = "printf \"PS1='i\\$ '; unset PROMPT_COMMAND\\n\" > inner";
+const TMUX: &str = "tmux -f tmux.conf new\r";
+const INNER: &str =
+    "echo \"PS1='i\\$ '\" > inner; echo 'set -g default-command \"bash --noprofile --rcfile inner\"' > tmux.conf";
 
 fn multiplexer(table: &mut Table) {
     use Shell::Bash;
@@ -334,8 +338,7 @@ fn multiplexer(table: &mut Table) {
         vec![
             inner("rec left"),
             until("\x02%", "│"),
-            until("PS1='r'\"$ \"\r", "r$ "),
-            until("rec right\r", "r$ "),
+            inner("rec right"),
             keys("\x02o"),
             inner("rec left again"),
             keys("\x02o"),
@@ -360,7 +363,7 @@ fn refused(table: &mut Table) {
     let mut refuse = |shell: Shell, name: &str, times: usize, steps: Vec<Step>| {
         let mut all = steps;
         if !matches!(shell, MysqlLike | Python) {
-            all.push(line("rec after"));
+            all.push(Step::Insist("rec after\r".into()));
         }
         let case = table.add(shell, &format!("refused: {name}"), all);
         case.refused = times;
@@ -370,12 +373,12 @@ fn refused(table: &mut Table) {
     for shell in [Bash, Zsh, Dash, Busybox] {
         refuse(shell, "typed", 1, vec![line("rec forbidden x")]);
         refuse(shell, "inside a longer line", 1, vec![line("rec a; true && (rec forbidden) | cat")]);
-        refuse(shell, "pasted", 1, vec![line("rec a\rrec forbidden\rrec b"), keys("")]);
+        refuse(shell, "pasted", 1, vec![keys("rec a\rrec forbidden\rrec b\r")]);
     }
     for shell in [Bash, Zsh] {
         refuse(shell, "recalled", 1, vec![line(format!("{UP}{UP}"))]);
         refuse(shell, "recalled in one go, twice", 2, vec![line(format!("{UP}{UP}")), line(format!("{UP}{UP}{HOME}"))]);
-        refuse(shell, "searched", 1, vec![line("\x12bidden")]);
+        refuse(shell, "searched", 1, vec![keys("\x12bidden\r")]);
         refuse(shell, "completed", 1, vec![line("rec forb\t")]);
         refuse(shell, "bracketed paste", 1, vec![line("\x1b[200~rec forbidden\x1b[201~")]);
         refuse(
@@ -390,7 +393,7 @@ fn refused(table: &mut Table) {
             1,
             vec![until("if true\r", "> "), until("then\r", "> "), line("rec forbidden; fi")],
         );
-        refuse(shell, "typed ahead", 1, vec![now("sleep 0.4\r"), line("rec forbidden")]);
+        refuse(shell, "typed ahead", 1, vec![until("sleep 0.4\r", ""), line("rec forbidden")]);
     }
     refuse(Bash, "taken by ctrl-o", 1, vec![Step::Line(format!("{UP}{UP}\x0f"))]);
     refuse(Bash, "cursor in the middle", 1, vec![line(format!("rec forbidden{}", LEFT.repeat(9)))]);
