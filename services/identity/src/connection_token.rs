@@ -233,7 +233,7 @@ impl Identity {
                 let told = "reusable connection tokens are switched off";
                 return Err(redemption.refuse(LoginError::new(LoginCode::TokenInvalid, told), "reusable").await);
             }
-            redemption.admit(&user).await?;
+            let notices = redemption.admit(&user).await?;
             let input_secret = if token.has_input_secret {
                 let stored = self.store().in_org(token.org_id).get::<Secret>(token.id)?;
                 stored.map(|s| Zeroizing::new(s.secret.clone()))
@@ -251,7 +251,10 @@ impl Identity {
             let (entry, proof) = redemption.success(&user, Method::ConnectionToken)?;
             batch.audit(entry);
             match self.store().commit(batch).await {
-                Ok(()) => return Ok(Redeemed { token: used, proof, input_secret }),
+                Ok(()) => {
+                    redemption.tell(&user, notices);
+                    return Ok(Redeemed { token: used, proof, input_secret });
+                }
                 Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => {}
                 Err(other) => return Err(other.into()),
             }

@@ -20,8 +20,8 @@ use crate::random;
 pub const MAX_PASSWORD_BYTES: usize = 1_024;
 
 /// Attempts that may wait for their turn, over all addresses and for one. The rest is told to come back.
-const MAX_WAITING: usize = 256;
-const MAX_WAITING_PER_CLIENT: usize = 32;
+const MAX_WAITING: usize = 512;
+const MAX_WAITING_PER_CLIENT: usize = 128;
 
 /// Cost of one hash (RFC 9106).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

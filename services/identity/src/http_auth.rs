@@ -18,7 +18,7 @@ use crate::{Identity, Proof};
 /// Longer secrets are nobody's (bytes).
 const MAX_SECRET: usize = 256;
 /// The cookie of a browser session (JumpServer's name).
-const SESSION_COOKIE: &str = "jms_sessionid";
+pub const SESSION_COOKIE: &str = "jms_sessionid";
 
 /// The parts of a request that say who sends it.
 pub struct RequestParts<'a> {

@@ -61,7 +61,7 @@ pub use connection_token::{ConnectionTokenRequest, Redeemed};
 pub use error::{IdentityError, LoginCode, LoginError};
 pub use failures::{Locked, LockedSubject};
 pub use hash::{HashCost, MAX_PASSWORD_BYTES};
-pub use http_auth::{AuthError, Authenticated, HowAuthenticated, RequestParts};
+pub use http_auth::{AuthError, Authenticated, HowAuthenticated, RequestParts, SESSION_COOKIE};
 pub use http_signature::SignatureError;
 pub use login::{Attempt, BeginLogin, ChangePassword, ChangeReason, Door, EnrolMfa, Method, MfaAttempt, Proof, Step};
 pub use mfa::Enrolment;

@@ -8,8 +8,9 @@ use chrono::{DateTime, Utc};
 use gatehouse_model::net::canonical;
 use parking_lot::Mutex;
 
-/// Attempts that an address may make at once, and that it gets back per second.
-const BURST: f64 = 60.0;
+/// Attempts that an address may make at once (automation opens many connections in one go), and that it gets back per
+/// second.
+const BURST: f64 = 200.0;
 const PER_SECOND: f64 = 2.0;
 /// Addresses that are remembered.
 const MAX_CLIENTS: usize = 8_192;

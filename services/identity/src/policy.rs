@@ -77,7 +77,9 @@ pub(crate) fn expires(user: &User, settings: &Settings) -> Option<DateTime<Utc>>
     if days == 0 || user.source != UserSource::Local {
         return None;
     }
-    user.date_password_last_updated?.checked_add_signed(TimeDelta::days(i64::from(days)))
+    // One whose change nobody noted (imported users) is as old as its user.
+    let since = user.date_password_last_updated.unwrap_or(user.meta.date_created);
+    since.checked_add_signed(TimeDelta::days(i64::from(days)))
 }
 
 pub(crate) fn is_expired(user: &User, settings: &Settings, now: DateTime<Utc>) -> bool {
@@ -136,6 +138,8 @@ mod tests {
         assert!(!is_expired(&user, &settings, now));
         settings.security_password_expiration_time = 30;
         assert!(is_expired(&user, &settings, now));
+        user.date_password_last_updated = None;
+        assert!(is_expired(&user, &settings, now + TimeDelta::days(30)), "counted from the user's making");
         user.source = UserSource::Ldap;
         assert!(!is_expired(&user, &settings, now), "passwords of other systems expire there");
     }

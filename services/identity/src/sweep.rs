@@ -47,7 +47,8 @@ impl Identity {
         let mut batch = self.store().batch();
         let system = self.store().system();
         for token in system.list::<ApiToken>()? {
-            if token.date_expired.is_some_and(|end| end <= now) {
+            // Tokens of a user that expired or was disabled do not come back to life with it.
+            if token.date_expired.is_some_and(|end| end <= now) || !self.is_valid(token.user, now)? {
                 batch.delete::<ApiToken>(token.id);
                 swept.tokens += 1;
             }
@@ -64,6 +65,8 @@ impl Identity {
                 batch.delete::<ConnectionToken>(token.id);
                 batch.delete::<Secret>(token.id);
                 swept.connection_tokens += 1;
+            } else if token.is_active && !self.is_valid(token.user, now)? {
+                batch.put(ConnectionToken { is_active: false, ..ConnectionToken::clone(&token) });
             }
         }
         swept.failures = self.inner.failures.sweep(now, &settings, &mut batch)?;
@@ -72,6 +75,10 @@ impl Identity {
         }
         swept.reminders = self.remind(now)?;
         Ok(swept)
+    }
+
+    fn is_valid(&self, user: Uuid, now: DateTime<Utc>) -> Result<bool, IdentityError> {
+        Ok(self.store().system().get::<User>(user)?.is_some_and(|u| u.is_valid(now)))
     }
 
     fn remind(&self, now: DateTime<Utc>) -> Result<usize, IdentityError> {

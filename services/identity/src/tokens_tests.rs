@@ -268,6 +268,11 @@ async fn a_disabled_or_expired_user_is_nobody_whatever_it_holds() {
         assert!(world.identity.create_bearer(&proof, "").await.is_err());
         assert!(world.identity.create_connection_token(request(&user), &by).await.is_err());
     }
+    // And after a sweep its tokens stay dead when the user comes back.
+    assert_eq!(world.identity.sweep().await.unwrap().tokens, 1);
+    world.change(user.id, |u| u.date_expired = user.date_expired).await;
+    assert!(matches!(bearer(&world, &token.token), Err(AuthError::Token)));
+    assert!(signed(&world, key.record.id, &key.secret, IP).is_ok(), "an access key is not a log-in");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use gatehouse_model::decide::RuleNotice;
 use gatehouse_model::settings::{MfaPolicy, Settings};
 use gatehouse_model::user::{MfaLevel, TempPassword, User};
 use gatehouse_store::StoreError;
@@ -49,7 +50,7 @@ pub(crate) enum MfaNeed {
     Enrol,
 }
 
-/// A.22: everybody, administrators, or whoever switched it on or was told to.
+/// A22: everybody, administrators, or whoever switched it on or was told to.
 pub(crate) fn mfa_need(user: &User, is_admin: bool, settings: &Settings) -> MfaNeed {
     let by_policy = match settings.security_mfa_auth {
         MfaPolicy::Off => false,
@@ -219,13 +220,13 @@ impl Login {
         })
     }
 
-    /// Whether this user may log in at all, now and from here.
-    pub(super) async fn admit(&self, user: &Arc<User>, method: Method) -> Result<(), LoginError> {
+    /// Whether this user may log in at all, now and from here, and whom to tell when it is done.
+    pub(super) async fn admit(&self, user: &Arc<User>, method: Method) -> Result<Vec<RuleNotice>, LoginError> {
         let (code, told) = if user.is_service_account && method != Method::ConnectionToken {
             (LoginCode::AclNotAllow, "service accounts use access keys and cannot log in".to_owned())
         } else {
             match rules::check(&self.identity, user, self.ip, self.identity.now())? {
-                Ok(()) => return Ok(()),
+                Ok(notices) => return Ok(notices),
                 Err(refused) => refused,
             }
         };
@@ -312,7 +313,7 @@ impl Pending {
                 return Err(login.wrong(None, LoginCode::UserNotExist, self.method.label()).await);
             };
             login.gate(Some(&user), self.method.label()).await?;
-            login.admit(&user, self.method).await?;
+            let notices = login.admit(&user, self.method).await?;
             let now = identity.now();
             let mut batch = identity.store().batch();
             identity.inner.failures.clear(&Subject::name(&login.username, true), &mut batch)?;
@@ -333,6 +334,7 @@ impl Pending {
             batch.audit(row.entry(now)?);
             match identity.store().commit(batch).await {
                 Ok(()) => {
+                    rules::send(identity, &user, login.ip, notices);
                     return Ok(Proof {
                         user,
                         method: self.method,

