@@ -24,8 +24,8 @@ pub enum AccountChoice {
     Stored(Uuid),
     /// `@USER`: the account named like the person. The secret is used only when none is stored.
     SameName { secret: Option<Zeroizing<String>> },
-    /// `@INPUT`: both typed.
-    Manual { username: String, secret: Zeroizing<String> },
+    /// `@INPUT`: both typed; without a secret [`Admission::needs_secret`] asks for it.
+    Manual { username: String, secret: Option<Zeroizing<String>> },
 }
 
 impl AccountChoice {
@@ -33,7 +33,7 @@ impl AccountChoice {
         match self {
             Self::Stored(id) => (decide::AccountChoice::Stored(id), None),
             Self::SameName { secret } => (decide::AccountChoice::SameName, secret),
-            Self::Manual { username, secret } => (decide::AccountChoice::Manual { username }, Some(secret)),
+            Self::Manual { username, secret } => (decide::AccountChoice::Manual { username }, secret),
         }
     }
 }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::admit::Admission;
 use crate::command::{Confidence, Finished, Kind, Observed, Options, Tracker};
 use crate::handle::{SessionHandle, Stop};
 use crate::rows::CommandDraft;
@@ -113,8 +114,7 @@ pub struct Gate {
 impl Gate {
     pub fn new(session: SessionHandle) -> Self {
         let (cols, rows) = session.shared().size();
-        let max_output = usize::try_from(session.core().settings().command_output_limit).unwrap_or(64) * 1024;
-        let options = Options { max_output, ..Options::default() };
+        let options = Options { max_output: session.output_limit(), ..Options::default() };
         let state = State { tracker: Tracker::new(cols, rows, options), running: HashMap::new(), next: 1 };
         Self { session, state: Arc::new(Mutex::new(state)), echoed: Arc::default() }
     }
@@ -343,6 +343,13 @@ impl Gate {
 
     fn notice(&self, verdict: &Verdict) {
         notice(&self.session, verdict);
+    }
+}
+
+impl Admission {
+    /// What the command filters say to a one-shot command, before anything is opened.
+    pub fn judge(&self, command: &str) -> Verdict {
+        verdict(&CommandMatcher::new(self.allow.filters.clone()), std::iter::once(command), command)
     }
 }
 

@@ -416,6 +416,11 @@ impl SessionHandle {
         self.audit(row.id, LedgerKind::FileTransfer, rows::body(&row)).await
     }
 
+    /// Bytes of a command's output that its row keeps.
+    pub fn output_limit(&self) -> usize {
+        usize::try_from(self.core().settings().command_output_limit).unwrap_or(64).saturating_mul(1024)
+    }
+
     /// Position in the recording that the next event will have.
     pub fn position(&self) -> u64 {
         self.shared().recorder.position()

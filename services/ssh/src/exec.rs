@@ -1,0 +1,289 @@
+//! One-shot commands (`ssh host command`): judged before anything is opened at the asset, recorded in both directions, with
+//! exit status, exit signal and standard error kept apart. What must not be here: terminals (see `shell`).
+
+use bytes::Bytes;
+use gatehouse_model::grant::Actions;
+use gatehouse_model::session::SessionType;
+use gatehouse_session::{Admission, Ending, ExecRow, OpenSpec, SessionHandle, Stop};
+use russh::Sig;
+
+use crate::asset::{self, AssetEvent, AssetReader, AssetWriter};
+use crate::i18n::{Lang, Text};
+use crate::user::{UserChannel, UserInput, UserReader, UserWriter};
+use crate::visitor::{ConnectError, Pick, Visitor, charset};
+
+/// Status when the gateway refuses or cannot connect; what `ssh` itself uses for its own errors.
+const REFUSED: u32 = 255;
+
+/// How something on the asset ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Exit {
+    Status(u32),
+    Signal {
+        signal: Sig,
+        core_dumped: bool,
+        message: String,
+    },
+    /// The asset did not say.
+    Unknown,
+}
+
+impl Exit {
+    /// Tells the user's client.
+    pub(crate) async fn send(self, user: &UserWriter) {
+        // The client may be gone already.
+        let _ = match self {
+            Self::Status(status) => user.exit_status(status).await,
+            Self::Signal { signal, core_dumped, message } => user.exit_signal(signal, core_dumped, message).await,
+            Self::Unknown => user.exit_status(REFUSED).await,
+        };
+    }
+}
+
+pub(crate) fn exit_of(event: AssetEvent, known: Exit) -> Exit {
+    match event {
+        AssetEvent::ExitStatus(status) => Exit::Status(status),
+        AssetEvent::ExitSignal { signal, core_dumped, message } => Exit::Signal { signal, core_dumped, message },
+        AssetEvent::Data(_) | AssetEvent::Extended(..) | AssetEvent::Eof => known,
+    }
+}
+
+/// Runs a command on the picked asset and closes the channel.
+pub(crate) async fn run(visitor: &Visitor, channel: UserChannel, pick: &Pick, command: &[u8], lang: Lang) {
+    let (mut reader, writer) = channel.split();
+    let exit = match attempt(visitor, &mut reader, &writer, pick, command, lang).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            // The client may be gone already.
+            let _ = writer.stderr(format!("{}\n", lang.with(Text::ConnectFailed, &[&error.to_string()]))).await;
+            Exit::Status(REFUSED)
+        }
+    };
+    exit.send(&writer).await;
+    let _ = writer.eof().await;
+    writer.close().await;
+}
+
+async fn attempt(
+    visitor: &Visitor,
+    reader: &mut UserReader,
+    writer: &UserWriter,
+    pick: &Pick,
+    command: &[u8],
+    lang: Lang,
+) -> Result<Exit, ConnectError> {
+    let admission = visitor.admit(pick, None, "ssh_client", SessionType::Command).await?;
+    if admission.needs_secret() {
+        return Err(ConnectError::Stopped(lang.get(Text::SecretNeedsTerminal).into_owned()));
+    }
+    let text = String::from_utf8_lossy(command).into_owned();
+    let spec = OpenSpec::plain(text.chars().take(200).collect::<String>());
+    if let Some(why) = refusal(&admission, &text, lang) {
+        // Nothing is opened at the asset, but the attempt leaves its session and its row.
+        let session = visitor.core().open(&admission, spec).await?;
+        // A session that must end has been told already.
+        let _ = session.exec_command(&text).await;
+        let shown = Bytes::from(format!("{why}\n"));
+        let _ = session.output(&shown).await;
+        let _ = writer.stderr(shown).await;
+        session.close(Ending::normal("the command was refused by a rule")).await;
+        return Ok(Exit::Status(126));
+    }
+    let connected = Box::pin(visitor.connect(admission, spec)).await?;
+    let session = connected.session.clone();
+    if connected.su.is_some() {
+        // Switching needs a shell with prompts; running the command as the wrong account would be worse than not at all.
+        let why = lang.get(Text::SwitchNeedsTerminal).into_owned();
+        session.close(Ending::connect_failed(why.clone())).await;
+        return Err(ConnectError::Stopped(why));
+    }
+    let row = match session.exec_command(&text).await {
+        Ok(row) => row,
+        Err(stop) => return Ok(stopped(&session, writer, stop, lang).await),
+    };
+    if row.verdict.rule.is_some() {
+        let _ = writer.stderr(super::shell::message(lang, &row.verdict)).await;
+    }
+    let channel = match connected.peer.exec(command, None).await {
+        Ok(channel) => channel,
+        Err(error) => {
+            session.close(Ending::connect_failed(error.to_string())).await;
+            return Err(error.into());
+        }
+    };
+    let (from, to) = asset::ssh(channel, charset(&connected.admission));
+    let exit = splice(&session, reader, writer, from, to, row, lang).await;
+    visitor.give_back(connected);
+    Ok(exit)
+}
+
+/// Why a command may not run, if so: a command filter, or a file transfer that the grant does not include.
+fn refusal(admission: &Admission, command: &str, lang: Lang) -> Option<String> {
+    let verdict = admission.judge(command);
+    if verdict.is_refused() {
+        return Some(super::shell::message(lang, &verdict).trim().to_owned());
+    }
+    let needed = rsync(command)?;
+    let (name, _) = needed.names().next()?;
+    (!admission.actions().contains(needed)).then(|| lang.with(Text::ActionMissing, &[name]))
+}
+
+/// What the server side of `rsync` needs: it is a file transfer however it is started.
+fn rsync(command: &str) -> Option<Actions> {
+    let mut words = command.split_ascii_whitespace();
+    let program = words.next()?;
+    let server = (program == "rsync" || program.ends_with("/rsync")) && words.next() == Some("--server");
+    server.then(|| if words.next() == Some("--sender") { Actions::DOWNLOAD } else { Actions::UPLOAD })
+}
+
+async fn stopped(session: &SessionHandle, user: &UserWriter, stop: Stop, lang: Lang) -> Exit {
+    let text = format!("{}\n", lang.with(Text::SessionEnded, &[&stop.reason]));
+    // At once: a user who does not read is not waited for.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), user.stderr(text)).await;
+    session.close(Ending::normal(stop.reason)).await;
+    Exit::Status(REFUSED)
+}
+
+enum Side {
+    Asset(Exit),
+    User,
+    Stopped(Stop),
+}
+
+/// The beginning of a command's output, for its row.
+struct Kept {
+    bytes: Vec<u8>,
+    limit: usize,
+    cut: bool,
+}
+
+impl Kept {
+    fn add(&mut self, data: &[u8]) {
+        let room = self.limit.saturating_sub(self.bytes.len());
+        self.cut |= data.len() > room;
+        self.bytes.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+    }
+}
+
+async fn splice(
+    session: &SessionHandle,
+    reader: &mut UserReader,
+    writer: &UserWriter,
+    mut from: AssetReader,
+    to: AssetWriter,
+    row: ExecRow,
+    lang: Lang,
+) -> Exit {
+    let mut kept = Kept { bytes: Vec::new(), limit: session.output_limit(), cut: false };
+    let side = {
+        let down = down(session, &mut from, writer, &mut kept);
+        let up = up(session, reader, &to);
+        tokio::pin!(down);
+        tokio::pin!(up);
+        tokio::select! {
+            side = &mut down => side,
+            side = &mut up => side,
+            stop = session.killed() => Side::Stopped(stop),
+        }
+    };
+    let output = String::from_utf8_lossy(&kept.bytes).into_owned();
+    // A session that must end has been told already.
+    let _ = session.exec_done(row, output, kept.cut).await;
+    to.close().await;
+    match side {
+        Side::Asset(exit) => {
+            session.close(Ending::normal("the command ended")).await;
+            exit
+        }
+        Side::User => {
+            session.close(Ending::normal("the user closed the connection")).await;
+            Exit::Unknown
+        }
+        Side::Stopped(stop) => stopped(session, writer, stop, lang).await,
+    }
+}
+
+async fn down(session: &SessionHandle, from: &mut AssetReader, user: &UserWriter, kept: &mut Kept) -> Side {
+    let mut exit = Exit::Unknown;
+    loop {
+        let (code, data) = match from.next().await {
+            Some(AssetEvent::Data(data)) => (None, data),
+            Some(AssetEvent::Extended(code, data)) => (Some(code), data),
+            Some(AssetEvent::Eof) => {
+                if user.eof().await.is_err() {
+                    return Side::User;
+                }
+                continue;
+            }
+            Some(other) => {
+                exit = exit_of(other, exit);
+                continue;
+            }
+            None => return Side::Asset(exit),
+        };
+        kept.add(&data);
+        if let Err(stop) = session.output(&data).await {
+            return Side::Stopped(stop);
+        }
+        let sent = match code {
+            None => user.data(data).await,
+            Some(code) => user.extended(code, data).await,
+        };
+        if sent.is_err() {
+            return Side::User;
+        }
+    }
+}
+
+async fn up(session: &SessionHandle, reader: &mut UserReader, to: &AssetWriter) -> Side {
+    let mut control = session.control();
+    loop {
+        let Some(input) = reader.next().await else { return Side::User };
+        let sent = match input {
+            UserInput::Data(data) => {
+                // Data is held while the session is paused, not dropped: it would be damaged.
+                while session.is_paused() {
+                    if control.changed().await.is_err() {
+                        break;
+                    }
+                }
+                if let Err(stop) = session.input(&data).await {
+                    return Side::Stopped(stop);
+                }
+                to.data(data).await
+            }
+            UserInput::Eof => to.eof().await,
+            UserInput::Signal(signal) => to.signal(signal).await,
+            UserInput::Resize(..) => Ok(()),
+        };
+        if sent.is_err() {
+            // A command that does not read its input: how it ended comes the other way. What still comes is thrown away,
+            // so that the user's client is not held.
+            while reader.next().await.is_some() {}
+            return Side::User;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rsync_is_a_file_transfer_in_its_direction() {
+        assert_eq!(rsync("rsync --server -logDtpre.iLsfxC . /tmp"), Some(Actions::UPLOAD));
+        assert_eq!(rsync("/usr/bin/rsync --server --sender -vlogDtpre. . /etc"), Some(Actions::DOWNLOAD));
+        assert_eq!(rsync("rsync a b"), None);
+        assert_eq!(rsync("echo rsync --server"), None);
+    }
+
+    #[test]
+    fn the_row_keeps_the_beginning_and_says_when_it_is_cut() {
+        let mut kept = Kept { bytes: Vec::new(), limit: 5, cut: false };
+        kept.add(b"abc");
+        kept.add(b"de");
+        assert!(!kept.cut);
+        kept.add(b"f");
+        assert!(kept.cut && kept.bytes == b"abcde");
+    }
+}
