@@ -121,10 +121,20 @@ fn pane(state: &State, row: u64, col: usize) -> (usize, usize) {
 
 /// The line around the cursor. `known` are prompts seen before, newest first.
 pub(super) fn read(state: &State, start: &LineStart, known: &[String], limit: usize) -> Option<Reading> {
+    read_at(state, start, known, limit, state.screen.cursor())
+}
+
+/// As [`read`], with the cursor where it was when the line was complete.
+pub(super) fn read_at(
+    state: &State,
+    start: &LineStart,
+    known: &[String],
+    limit: usize,
+    cursor: Place,
+) -> Option<Reading> {
     if start.alternate != state.alternate() {
         return None;
     }
-    let cursor = state.screen.cursor();
     let lines = Lines { state, pane: pane(state, cursor.row, cursor.col) };
     let head = lines.head(cursor.row);
     if let Some((text, end_row)) = lines.search(head, limit) {

@@ -30,6 +30,8 @@ mod prompt;
 mod screen;
 mod split;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod tracker;
 
 use std::time::Duration;

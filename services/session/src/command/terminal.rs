@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) prompt_mark: Option<Place>,
     /// The line that is being left.
     pub(super) capture: Option<Capture>,
+    /// Where the cursor was when it last returned to the left edge: line ends come as CR LF.
+    returned: Place,
     /// Visible changes so far.
     pub(super) changes: u64,
     autowrap: bool,
@@ -65,6 +67,7 @@ impl Terminal {
                 paste_mode: false,
                 prompt_mark: None,
                 capture: None,
+                returned: Place { row: 0, col: 0 },
                 changes: 0,
                 autowrap: true,
                 insert: false,
@@ -159,7 +162,9 @@ impl State {
             let below = self.screen.row(self.screen.cursor().row + 1).is_none_or(super::screen::Row::is_blank);
             if below {
                 capture.armed = false;
-                capture.result = extract::read(self, &capture.start, &capture.known, self.max_cells);
+                let cursor = self.screen.cursor();
+                let cursor = if cursor.col == 0 && self.returned.row == cursor.row { self.returned } else { cursor };
+                capture.result = extract::read_at(self, &capture.start, &capture.known, self.max_cells, cursor);
                 let next = self.screen.cursor().row + 1;
                 let collector = &mut self.primary().collector;
                 if collector.from.is_some() {
@@ -310,6 +315,9 @@ impl Perform for Full<'_> {
                 state.screen.line_feed();
             }
             b'\r' => {
+                if state.screen.x > 0 {
+                    state.returned = state.screen.cursor();
+                }
                 let y = state.screen.y;
                 state.screen.move_to(0, y);
             }

@@ -211,7 +211,7 @@ impl Tracker {
     }
 
     /// How long to wait (for output or time) before the held Enter can be judged; `None`: judge now. Never longer in total
-    /// than [`Options::max_settle`] from the Enter.
+    /// than [`Options::max_settle`] from the Enter, four times that for assets whose echo is known to take long.
     pub fn needs_settle(&mut self, now: Instant) -> Option<Duration> {
         self.look();
         let held = self.gate.as_ref()?;
@@ -219,15 +219,23 @@ impl Tracker {
             return None;
         }
         let waited = now.saturating_duration_since(held.since);
-        let wait = self.options.max_settle.checked_sub(waited).filter(|left| !left.is_zero());
+        let longest = self.longest_wait();
+        let wait = longest.checked_sub(waited).filter(|left| !left.is_zero());
         let wait = wait.and_then(|left| self.unsettled(now).map(|wait| wait.min(left)));
         if wait.is_none() {
-            let in_time = waited < self.options.max_settle;
+            // Silence after a key whose effect only the asset knows is no answer.
+            let in_time = waited < longest && (self.answered || self.typed.is_exact() || !self.typed.touched);
             if let Some(held) = &mut self.gate {
                 held.settled = in_time;
             }
         }
         wait
+    }
+
+    /// The limit of all waiting for one Enter: assets that are known to be far get longer.
+    fn longest_wait(&self) -> Duration {
+        let far = self.echo_time.map_or(Duration::ZERO, |echo| echo * 4);
+        far.clamp(self.options.max_settle, self.options.max_settle * 4)
     }
 
     /// The wait that the state of the echo calls for, `None` when it shows the line.
@@ -247,11 +255,9 @@ impl Tracker {
         if !self.answered {
             // Nothing came back yet. Keys whose effect only the asset knows are worth the whole wait; for others an echo would
             // have come by now, so there is none.
-            let patience = if self.typed.is_exact() {
-                (echo * 3 + self.options.quiet * 2).min(self.options.max_settle)
-            } else {
-                self.options.max_settle
-            };
+            let longest = self.longest_wait();
+            let patience =
+                if self.typed.is_exact() { (echo * 3 + self.options.quiet * 2).min(longest) } else { longest };
             return patience.checked_sub(since_key).filter(|left| !left.is_zero());
         }
         let quiet = self.options.quiet.max(echo.min(Duration::from_millis(100)));
@@ -583,7 +589,7 @@ impl Tracker {
             return (candidate, true, None);
         }
         if self.terminal.state().alternate() && !self.shell_inside() {
-            return (self.program(), true, None);
+            return (self.program(settled), true, None);
         }
         self.shell_line(settled)
     }
@@ -605,14 +611,22 @@ impl Tracker {
         !editor && self.line.as_ref().is_some_and(|line| self.knows(&line.prompt))
     }
 
-    fn program(&self) -> Candidate {
+    fn program(&self, settled: bool) -> Candidate {
         let (line, bottom) = extract::bottom_line(self.terminal.state(), self.options.max_command);
         let command = if bottom { prompt::program_command(&line).unwrap_or("") } else { "" };
         let prompt = line.strip_suffix(command).filter(|_| !command.is_empty()).unwrap_or("").to_owned();
+        let typed = self.typed.text();
+        let (command, confidence) = if command.is_empty() && !settled {
+            // The program did not show the line in time: what the keys would be, from the last colon or exclamation mark on.
+            let at = typed.rfind(":").or_else(|| typed.find('!')).unwrap_or(0);
+            (typed.get(at..).and_then(prompt::program_command).unwrap_or(""), Confidence::Typed)
+        } else {
+            (command, Confidence::Echoed)
+        };
         Candidate {
             text: command.to_owned(),
             alternatives: Vec::new(),
-            confidence: Confidence::Echoed,
+            confidence,
             kind: Kind::Program,
             prompt,
             truncated: false,
@@ -644,9 +658,17 @@ impl Tracker {
         let still_there = self.rejected && !refused.is_empty() && squeezed(shown).contains(&refused);
         // After a refusal the keys count again when what was refused is gone, even if the row is a mess.
         let exact = self.typed.is_exact() || self.rejected && early && !still_there && self.typed.keys_known();
-        if self.hidden(shown, &typed) {
+        // The prompt for a secret came after its first key.
+        let late_secret = early && !squeezed(shown).contains(&squeezed(&typed)) && prompt::asks_secret(shown);
+        let hidden = reading.is_some() && self.hidden(shown, &typed);
+        if hidden || late_secret {
             let command_line = self.knows(&candidate.prompt) || prompt::takes_commands(&candidate.prompt);
-            if prompt::asks_secret(&candidate.prompt) || !command_line || !self.typed.is_exact() || is_masked(shown) {
+            if late_secret
+                || prompt::asks_secret(&candidate.prompt)
+                || !command_line
+                || !self.typed.is_exact()
+                || is_masked(shown)
+            {
                 candidate.kind = Kind::NoEcho;
                 candidate.record = false;
                 candidate.alternatives.push(typed);
@@ -663,6 +685,9 @@ impl Tracker {
                 candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
             }
             agreed = true;
+        } else if self.typed.overflow {
+            candidate.text = typed.to_string();
+            candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
         } else if self.typed.is_exact()
             && self.typed.touched
             && self.screen_lags(reading.as_ref(), shown, &typed, settled)

@@ -185,20 +185,28 @@ impl Bench {
     }
 }
 
-/// Kills the process group of what it started when a case ends early.
-struct Started(Child);
+/// Ends what a case started, also when it fails.
+struct Started(Child, std::path::PathBuf);
 
 impl Drop for Started {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
+        let server = std::fs::read_dir(&self.1).is_ok_and(|mut dir| {
+            dir.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("tmux-")))
+        });
+        if server {
+            let mut kill = Command::new("tmux");
+            kill.arg("kill-server").env("TMUX_TMPDIR", &self.1).env_remove("TMUX");
+            kill.stdout(Stdio::null()).stderr(Stdio::null()).status().ok();
+        }
     }
 }
 
 pub(crate) fn run(case: &Case) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let (master, slave) = terminal(case.size);
-    let mut started = Started(start(case, dir.path(), slave));
+    let mut started = Started(start(case, dir.path(), slave), dir.path().to_owned());
     let (to_bench, output) = channel();
     let mut reader = File::from(master.try_clone().unwrap());
     std::thread::spawn(move || {
@@ -291,6 +299,9 @@ fn check(case: &Case, dir: &Path, bench: &Bench) -> Result<(), String> {
     let insists = case.steps.iter().any(|step| matches!(step, Step::Insist(_)));
     if bench.refused != case.refused && !(insists && bench.refused > case.refused) {
         return Err(format!("{} refused instead of {}; recorded {recorded:#?}", bench.refused, case.refused));
+    }
+    if let Some(finished) = bench.finished.iter().find(|finished| finished.unjudged) {
+        return Err(format!("ran without being judged: {finished:#?}"));
     }
     let log = std::fs::read_to_string(dir.join("rec.log")).unwrap_or_default();
     if log.contains("forbidden") {
