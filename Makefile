@@ -33,7 +33,7 @@ bench: test-deps ## Ratios against OpenSSH in the same run, and the budgets of t
 	$(CARGO_TARGET_DIR)/release/bench --gatehouse $(CARGO_TARGET_DIR)/release/gatehouse
 
 crash: test-deps ## 200 rounds of kill -9 under load: no acknowledged entry may be lost
-	GATEHOUSE_CRASH_ROUNDS=200 cargo nextest run --locked -p gatehouse-store -E 'test(crash)' --no-capture
+	GATEHOUSE_CRASH_ROUNDS=200 cargo nextest run --locked -p gatehouse-store -E 'test(kill_at)' --no-capture
 
 fuzz: test-deps ## Random bytes at every parser of foreign input, one minute each
 	PROPTEST_CASES=200000 cargo nextest run --locked --workspace -E 'test(/never_panics|fuzz/)'
