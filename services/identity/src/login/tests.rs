@@ -80,12 +80,17 @@ async fn nothing_outside_the_ledger_tells_who_exists() {
     world.add_with("ldapuser", |u| u.source = UserSource::Ldap).await;
     let mut bare = crate::testing::user("bare");
     bare.email = "bare@example.com".into();
+    // One with codes that are open, so that there is something to find.
+    let carol = world.add("carol").await;
+    world.settings(|s| s.auth_temp_token = true).await;
+    world.identity.create_temp_password(carol.id, &By::system()).await.unwrap();
+    world.identity.create_set_up_code(carol.id, &By::system()).await.unwrap();
     let mut batch = world.store.batch();
     batch.insert(bare);
     world.store.commit(batch).await.unwrap();
 
     let mut answers = BTreeSet::new();
-    for name in ["alice", "nobody", "ldapuser", "bare", &"x".repeat(5_000), "a\u{0}b"] {
+    for name in ["alice", "nobody", "ldapuser", "bare", "carol", &"x".repeat(5_000), "a\u{0}b"] {
         for typed in ["wrong", "tmp-wrong", "setup-wrong"] {
             let before = world.identity.inner.hasher.checks();
             let told = world.begin(name, Door::Web).password(typed).await.unwrap_err();
@@ -226,6 +231,8 @@ async fn guesses_made_at_the_same_time_get_no_more_answers_than_one_after_the_ot
         answered += usize::from(task.await.unwrap() == LoginCode::InvalidLogin);
     }
     assert_eq!(answered, 6, "the seventh failure locks");
+    let checked = world.logins().iter().filter(|(code, _)| code == "password_failed").count();
+    assert_eq!(checked, 7, "the others were turned away by the lock");
     assert_eq!(world.logins().len(), 40, "and every one is in the log");
 }
 
