@@ -286,9 +286,9 @@ impl LineEdit {
                 }
             }
             0x01 => self.at = 0,
-            0x05 => self.to_the_right(self.chars.len()),
+            0x05 => self.rightwards(self.chars.len()),
             0x02 => self.at = self.at.saturating_sub(1),
-            0x06 => self.to_the_right(self.at + 1),
+            0x06 => self.rightwards(self.at + 1),
             0x0b => {
                 let at = self.at;
                 let end = self.chars.len();
@@ -350,7 +350,7 @@ impl LineEdit {
     }
 
     /// Beyond the end these keys take a suggestion, where there is one.
-    fn to_the_right(&mut self, to: usize) {
+    fn rightwards(&mut self, to: usize) {
         self.exact &= self.at < self.chars.len();
         self.at = to.min(self.chars.len());
     }
@@ -458,10 +458,10 @@ impl LineEdit {
     fn arrow(&mut self, last: u8) {
         self.touched = true;
         match last {
-            b'C' => self.to_the_right(self.at + 1),
+            b'C' => self.rightwards(self.at + 1),
             b'D' => self.at = self.at.saturating_sub(1),
             b'H' => self.at = 0,
-            b'F' => self.to_the_right(self.chars.len()),
+            b'F' => self.rightwards(self.chars.len()),
             _ => {
                 self.recalled = true;
                 self.exact = false;

@@ -100,7 +100,7 @@ pub enum Kind {
 
 /// What an Enter would run.
 pub struct Candidate {
-    /// The command, whole: with the earlier lines when it continues over several. Empty for an empty line and for
+    /// The command: with the earlier lines (their last 16 KiB) when it continues over several. Empty for an empty line and for
     /// [`Kind::NoEcho`].
     pub text: String,
     /// Other readings that rules must judge too (typed keys against shown text, the current line alone). For [`Kind::NoEcho`]

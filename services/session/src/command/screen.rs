@@ -33,12 +33,15 @@ impl Cell {
     const BLANK: Self = Self { ch: '\0', style: 0, width: 1 };
 }
 
+/// Combining characters by column; boxed, because hardly any row has them.
+type Marks = Vec<(u16, char)>;
+
 #[derive(Default)]
 pub(super) struct Row {
     pub(super) cells: Vec<Cell>,
     /// The text goes on in the next row because it reached the right edge.
     pub(super) wrapped: bool,
-    marks: Option<Box<Vec<(u16, char)>>>,
+    marks: Option<Box<Marks>>,
 }
 
 impl Row {

@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) prompt_mark: Option<Place>,
     /// The line that is being left.
     pub(super) capture: Option<Capture>,
+    /// The line that is edited now, to be read when the shell leaves it unasked.
+    pub(super) open: Option<Capture>,
     /// Where the cursor was when it last returned to the left edge: line ends come as CR LF.
     returned: Place,
     /// Visible changes so far.
@@ -67,6 +69,7 @@ impl Terminal {
                 paste_mode: false,
                 prompt_mark: None,
                 capture: None,
+                open: None,
                 returned: Place { row: 0, col: 0 },
                 changes: 0,
                 autowrap: true,
@@ -94,6 +97,10 @@ impl Terminal {
             if !self.in_sequence {
                 let Some(at) = memchr::memchr(0x1b, rest) else { return };
                 rest = rest.get(at..).unwrap_or_default();
+                if let Some(length) = decoration(rest) {
+                    rest = rest.get(length..).unwrap_or_default();
+                    continue;
+                }
                 self.in_sequence = true;
             }
             self.state.stop = false;
@@ -175,6 +182,14 @@ impl State {
         self.capture = Some(capture);
     }
 
+    fn read_open(&mut self) {
+        if let Some(mut open) = self.open.take().filter(|open| open.armed) {
+            open.armed = false;
+            open.result = extract::read(self, &open.start, &open.known, self.max_cells);
+            self.open = Some(open);
+        }
+    }
+
     fn mode(&mut self, params: &Params, on: bool) {
         for param in params.iter().filter_map(|param| param.first()) {
             match param {
@@ -191,7 +206,13 @@ impl State {
                         self.screen.restore();
                     }
                 }
-                2004 => self.paste_mode = on,
+                2004 => {
+                    if self.paste_mode && !on {
+                        // Shells do this just before they run a line.
+                        self.read_open();
+                    }
+                    self.paste_mode = on;
+                }
                 _ => {}
             }
         }
@@ -234,6 +255,14 @@ impl State {
         }
         self.screen.style = if any { style } else { 0 };
     }
+}
+
+/// The length of the colour or erase-line sequence that `bytes` start with: most of a coloured flood, and without
+/// meaning when the text around it is skipped.
+fn decoration(bytes: &[u8]) -> Option<usize> {
+    let params = bytes.strip_prefix(b"\x1b[")?;
+    let length = params.iter().take(32).position(|byte| !matches!(byte, b'0'..=b'9' | b';' | b':'))?;
+    matches!(params.get(length), Some(b'm' | b'K')).then_some(length + 3)
 }
 
 /// Greys of the 256-colour palette that are used for suggestions.
@@ -391,11 +420,7 @@ impl Perform for Full<'_> {
             }
             's' => screen.save(),
             'u' => screen.restore(),
-            'h' | 'l' => {
-                if raw(0) == 4 {
-                    state.insert = action == 'h';
-                }
-            }
+            'h' | 'l' if raw(0) == 4 => state.insert = action == 'h',
             _ => {}
         }
     }

@@ -271,6 +271,44 @@ fn what_a_key_binding_changed_is_told() {
 }
 
 #[test]
+fn a_line_that_a_key_binding_ran_is_told_at_once() {
+    let mut play = Play::new();
+    play.shows("\x1b[?2004h$ ").quiet().edits("rm -rf /").types("\x14").shows("\r\n\x1b[?2004l\r");
+    assert_eq!(play.finished.len(), 1);
+    assert_eq!((play.finished[0].id, play.finished[0].text.as_str()), (None, "rm -rf /"));
+    assert!(play.finished[0].unjudged);
+    // Ctrl-C leaves a line too, and runs nothing.
+    play.shows("\x1b[?2004h$ ").quiet().edits("rm x").types("\x03").shows("^C\r\n\x1b[?2004l\r\x1b[?2004h$ ").quiet();
+    assert_eq!(play.finished.len(), 1);
+}
+
+#[test]
+fn a_shell_on_the_alternate_screen_is_judged() {
+    let mut play = Play::new();
+    play.shows("$ ").quiet().edits("tput smcup; PS1='x '");
+    play.enter();
+    play.accept(1);
+    play.shows("\r\n\x1b[?1049hx ").quiet().edits("rm -rf /");
+    assert!(play.enter().texts().any(|text| text == "rm -rf /"));
+}
+
+#[test]
+fn many_lines_of_one_command_stay_linear() {
+    let mut play = Play::new();
+    play.shows("$ ").quiet().edits("cat <<E");
+    play.enter();
+    play.accept(1);
+    for _ in 0..2000 {
+        play.shows("\r\n> ").edits("a line of a long here-document, sixty characters or so");
+        let candidate = play.enter();
+        assert!(candidate.text.len() < 20 << 10);
+        assert_eq!(play.accept(2), Some(1));
+    }
+    play.shows("\r\n$ ").quiet();
+    assert_eq!(play.finished[0].text.lines().count(), 2001);
+}
+
+#[test]
 fn pasted_lines_are_judged_one_by_one_and_recorded_once() {
     let mut play = Play::new();
     play.shows("\x1b[?2004h$ ").quiet().types("\x1b[200~echo a");

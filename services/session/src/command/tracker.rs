@@ -1,7 +1,10 @@
 //! The state machine that puts screen and keys together.
 //!
-//! What lives here: when a line starts, when its Enter is held and may be judged, when a command ends. What must not: how the
+//! What lives here: the two streams, when a line starts, when its Enter is held and may be judged. What must not: how the
 //! screen is read (`extract`), what keys mean (`lineedit`), what prompts look like (`prompt`).
+
+mod running;
+mod verdict;
 
 use std::{
     collections::VecDeque,
@@ -10,12 +13,14 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use running::Running;
+use verdict::{Verdict, fingerprint, same, tail};
+
 use super::{
     Candidate, Confidence, Finished, InputStep, Kind, Observed, Options,
     extract::{self, LineStart, Reading, Via},
     lineedit::{Effect, LineEdit},
     prompt,
-    screen::Place,
     terminal::{Capture, Terminal},
 };
 
@@ -29,7 +34,9 @@ const TAIL: usize = 32 << 10;
 const KNOWN_PROMPTS: usize = 8;
 const MAX_PROMPT: usize = 512;
 /// Texts remembered as judged for one command; more lines than this make it look unjudged, which is the safe side.
-const MAX_JUDGED: usize = 64;
+const MAX_JUDGED: usize = 1024;
+/// Bytes of a command's earlier lines that its further lines are judged with: pasting thousands of lines stays linear.
+const MAX_EARLIER: usize = 16 << 10;
 /// How long the asset is silent before a prompt is looked for.
 const PROMPT_QUIET: Duration = Duration::from_millis(50);
 
@@ -76,37 +83,6 @@ struct Held {
     since: Instant,
     settled: bool,
     verdict: Option<Verdict>,
-}
-
-/// What [`Tracker::commit`] needs of the candidate.
-struct Verdict {
-    text: String,
-    judged: Vec<Zeroizing<String>>,
-    confidence: Confidence,
-    kind: Kind,
-    prompt: String,
-    continues: bool,
-    record: bool,
-    /// Screen and keys agree: nothing more to learn from the screen.
-    agreed: bool,
-    end_row: Option<u64>,
-}
-
-struct Running {
-    id: Option<u64>,
-    text: String,
-    /// The text before its last line, when it has several.
-    earlier: String,
-    judged: Vec<Zeroizing<String>>,
-    confidence: Confidence,
-    kind: Kind,
-    prompt: String,
-    started_pos: u64,
-    alternate: bool,
-    /// It is, or was started from, a program that fills the screen with text.
-    editor: bool,
-    /// Where its line began.
-    place: Option<Place>,
 }
 
 impl Tracker {
@@ -170,6 +146,7 @@ impl Tracker {
             self.look();
             self.terminal.feed(bytes);
             self.note_full_screen();
+            self.note_unasked();
         }
         std::mem::take(&mut self.events)
     }
@@ -253,11 +230,14 @@ impl Tracker {
         let echo = self.echo_time.unwrap_or(self.options.max_settle);
         let since_key = self.last_input.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if !self.answered {
-            // Nothing came back yet. Keys whose effect only the asset knows are worth the whole wait; for others an echo would
-            // have come by now, so there is none.
+            // Nothing came back yet. At a prompt for a secret nothing will; elsewhere it is worth the whole wait.
             let longest = self.longest_wait();
-            let patience =
-                if self.typed.is_exact() { (echo * 3 + self.options.quiet * 2).min(longest) } else { longest };
+            let secret = self.line.as_ref().is_some_and(|line| prompt::asks_secret(&line.prompt));
+            let patience = if self.typed.is_exact() && secret {
+                (echo * 3 + self.options.quiet * 2).min(longest)
+            } else {
+                longest
+            };
             return patience.checked_sub(since_key).filter(|left| !left.is_zero());
         }
         let quiet = self.options.quiet.max(echo.min(Duration::from_millis(100)));
@@ -276,10 +256,13 @@ impl Tracker {
             candidate.record = false;
         }
         candidate.alternatives.retain(|text| text.as_str() != candidate.text);
-        let mut judged: Vec<Zeroizing<String>> = candidate.texts().map(|text| Zeroizing::new(squeezed(text))).collect();
-        judged.truncate(MAX_JUDGED);
+        let judged = candidate.texts().map(fingerprint).collect();
+        let line_at = match (&candidate.continues, &self.running) {
+            (Some(_), Some(running)) => tail(&running.text, MAX_EARLIER).len() + 1,
+            _ => 0,
+        };
         let verdict = Verdict {
-            text: candidate.text.clone(),
+            line: candidate.text.get(line_at..).unwrap_or("").to_owned(),
             judged,
             confidence: candidate.confidence,
             kind: candidate.kind,
@@ -288,6 +271,7 @@ impl Tracker {
             record: candidate.record,
             agreed,
             end_row,
+            truncated: candidate.truncated,
         };
         if let Some(held) = &mut self.gate {
             held.verdict = Some(verdict);
@@ -313,8 +297,10 @@ impl Tracker {
             self.rejected = false;
             self.preloaded = held.effect == Effect::Operate;
             self.changes_at_commit = self.terminal.state().changes;
-            self.terminal.state_mut().prompt_mark = None;
-            self.terminal.state_mut().screen.keep_from(None);
+            let state = self.terminal.state_mut();
+            state.prompt_mark = None;
+            state.open = None;
+            state.screen.keep_from(None);
         }
         (tracked, std::mem::take(&mut self.events))
     }
@@ -331,7 +317,7 @@ impl Tracker {
     pub fn reject(&mut self, now: Instant) -> &'static [u8] {
         let Some(held) = self.gate.take() else { return b"" };
         let (kind, prompt, text) = match &held.verdict {
-            Some(verdict) => (verdict.kind, verdict.prompt.as_str(), verdict.text.as_str()),
+            Some(verdict) => (verdict.kind, verdict.prompt.as_str(), verdict.line.as_str()),
             None => (Kind::Shell, "", ""),
         };
         let early = self.line.as_ref().is_some_and(|line| line.early);
@@ -344,8 +330,8 @@ impl Tracker {
             Kind::Shell if shell => b"\x03",
             Kind::Shell | Kind::NoEcho => b"\x15",
         };
-        let text = text.rsplit('\n').next().unwrap_or("");
         self.refused = Zeroizing::new(text.to_owned());
+        self.terminal.state_mut().open = None;
         self.typed.reset();
         self.typed.end_paste();
         // Until the asset shows an empty line, only the screen tells what is in it.
@@ -455,6 +441,35 @@ impl Tracker {
         }
     }
 
+    /// The shell left the line that is edited, and no Enter was let through.
+    fn note_unasked(&mut self) {
+        let state = self.terminal.state_mut();
+        if state.open.as_ref().is_none_or(|open| open.armed) {
+            return;
+        }
+        let Some(reading) = state.open.take().and_then(|open| open.result) else { return };
+        let text = reading.text.trim_end();
+        if self.gate.is_some() || self.line.is_none() || text.trim().is_empty() || reading.via == Via::Guess {
+            return;
+        }
+        let (row, prompt) = self.line_head(0);
+        self.finish(row, &prompt);
+        self.events.push(Observed::Finished(Finished {
+            id: None,
+            text: text.to_owned(),
+            output: String::new(),
+            output_cut: false,
+            started_pos: self.pos,
+            ended_pos: self.pos,
+            confidence: Confidence::Echoed,
+            kind: Kind::Shell,
+            prompt: reading.prompt,
+            unjudged: true,
+        }));
+        self.typed.reset();
+        self.forget_line();
+    }
+
     // Lines
 
     fn begin_line(&mut self, now: Instant) {
@@ -466,6 +481,7 @@ impl Tracker {
         if self.line.is_some() {
             return;
         }
+        self.terminal.state_mut().open = None;
         if self.running.is_some() && self.terminal.state().changes == self.changes_at_commit {
             // The asset has not even left the line before.
             self.line = Some(extract::unknown_start(self.terminal.state(), true));
@@ -484,7 +500,12 @@ impl Tracker {
         } else {
             here.early = here.prompt.trim().is_empty() && !quiet;
         }
-        self.terminal.state_mut().screen.keep_from(Some(here.place.row));
+        let known: Vec<String> = self.known.iter().cloned().collect();
+        let state = self.terminal.state_mut();
+        state.screen.keep_from(Some(here.place.row));
+        if !here.early && state.paste_mode && !state.alternate() {
+            state.open = Some(Capture { start: here.clone(), known, result: None, armed: true, end_row: u64::MAX });
+        }
         self.line = Some(here);
     }
 
@@ -509,7 +530,9 @@ impl Tracker {
         self.line = None;
         self.rejected = false;
         self.preloaded = false;
-        self.terminal.state_mut().screen.keep_from(None);
+        let state = self.terminal.state_mut();
+        state.open = None;
+        state.screen.keep_from(None);
     }
 
     fn knows(&self, prompt: &str) -> bool {
@@ -572,370 +595,10 @@ impl Tracker {
         self.known.truncate(KNOWN_PROMPTS);
     }
 
-    // Verdicts
-
-    fn judge(&self, effect: Effect, settled: bool) -> (Candidate, bool, Option<u64>) {
-        if effect == Effect::PastedLine {
-            let candidate = Candidate {
-                text: self.typed.last_line().to_string(),
-                alternatives: vec![self.typed.text()],
-                confidence: if self.typed.overflow { Confidence::Unknown } else { Confidence::Typed },
-                kind: Kind::Shell,
-                prompt: self.line.as_ref().map(|line| line.prompt.clone()).unwrap_or_default(),
-                truncated: self.typed.overflow,
-                continues: None,
-                record: false,
-            };
-            return (candidate, true, None);
-        }
-        if self.terminal.state().alternate() && !self.shell_inside() {
-            return (self.program(settled), true, None);
-        }
-        self.shell_line(settled)
-    }
-
-    /// The alternate screen shows a shell where the cursor is.
-    fn shell_inside(&self) -> bool {
-        let state = self.terminal.state();
-        let editor = self.running.as_ref().is_some_and(|running| running.editor);
-        if editor && (self.multiplexer || self.running.as_ref().is_some_and(|running| running.alternate)) {
-            return false;
-        }
-        if self.multiplexer {
-            return true;
-        }
-        let edges = [state.screen.first_visible(), state.screen.last_row()];
-        if edges.iter().any(|&id| state.screen.row(id).is_some_and(extract::status_line)) {
-            return true;
-        }
-        !editor && self.line.as_ref().is_some_and(|line| self.knows(&line.prompt))
-    }
-
-    fn program(&self, settled: bool) -> Candidate {
-        let (line, bottom) = extract::bottom_line(self.terminal.state(), self.options.max_command);
-        let command = if bottom { prompt::program_command(&line).unwrap_or("") } else { "" };
-        let prompt = line.strip_suffix(command).filter(|_| !command.is_empty()).unwrap_or("").to_owned();
-        let typed = self.typed.text();
-        let (command, confidence) = if command.is_empty() && !settled {
-            // The program did not show the line in time: what the keys would be, from the last colon or exclamation mark on.
-            let at = typed.rfind(":").or_else(|| typed.find('!')).unwrap_or(0);
-            (typed.get(at..).and_then(prompt::program_command).unwrap_or(""), Confidence::Typed)
-        } else {
-            (command, Confidence::Echoed)
-        };
-        Candidate {
-            text: command.to_owned(),
-            alternatives: Vec::new(),
-            confidence,
-            kind: Kind::Program,
-            prompt,
-            truncated: false,
-            continues: None,
-            record: !command.is_empty(),
-        }
-    }
-
-    fn shell_line(&self, settled: bool) -> (Candidate, bool, Option<u64>) {
-        let reading = self.reading();
-        let typed = self.typed.text();
-        let early = self.line.as_ref().is_some_and(|line| line.early);
-        let prompt = reading.as_ref().map(|reading| reading.prompt.clone());
-        let prompt = prompt.or_else(|| self.line.as_ref().map(|line| line.prompt.clone())).unwrap_or_default();
-        let shown = reading.as_ref().map(|reading| reading.text.trim_end()).unwrap_or("");
-        let truncated = self.typed.overflow || reading.as_ref().is_some_and(|reading| reading.truncated);
-        let mut candidate = Candidate {
-            text: String::new(),
-            alternatives: Vec::new(),
-            confidence: Confidence::Echoed,
-            kind: Kind::Shell,
-            prompt,
-            truncated,
-            continues: None,
-            record: true,
-        };
-        let mut agreed = false;
-        let refused = squeezed(&self.refused);
-        let still_there = self.rejected && !refused.is_empty() && squeezed(shown).contains(&refused);
-        // After a refusal the keys count again when what was refused is gone, even if the row is a mess.
-        let exact = self.typed.is_exact() || self.rejected && early && !still_there && self.typed.keys_known();
-        // The prompt for a secret came after its first key.
-        let late_secret = early && !squeezed(shown).contains(&squeezed(&typed)) && prompt::asks_secret(shown);
-        let hidden = reading.is_some() && self.hidden(shown, &typed);
-        if hidden || late_secret {
-            let command_line = self.knows(&candidate.prompt) || prompt::takes_commands(&candidate.prompt);
-            if late_secret
-                || prompt::asks_secret(&candidate.prompt)
-                || !command_line
-                || !self.typed.is_exact()
-                || is_masked(shown)
-            {
-                candidate.kind = Kind::NoEcho;
-                candidate.record = false;
-                candidate.alternatives.push(typed);
-                return (candidate, true, None);
-            }
-            candidate.text = typed.to_string();
-            candidate.confidence = Confidence::Typed;
-            agreed = true;
-        } else if exact && (early || same(shown, &typed)) {
-            let seen = same(shown, &typed) || squeezed(shown).ends_with(&squeezed(&typed));
-            candidate.text = typed.trim_end().to_owned();
-            candidate.confidence = if seen { Confidence::Echoed } else { Confidence::Typed };
-            if early {
-                candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
-            }
-            agreed = true;
-        } else if self.typed.overflow {
-            candidate.text = typed.to_string();
-            candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
-        } else if self.typed.is_exact()
-            && self.typed.touched
-            && self.screen_lags(reading.as_ref(), shown, &typed, settled)
-        {
-            candidate.text = typed.trim_end().to_owned();
-            candidate.confidence = Confidence::Typed;
-            candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
-        } else {
-            candidate.text = shown.to_owned();
-            let certain = settled
-                && reading.as_ref().is_some_and(|reading| reading.via != Via::Guess || self.typed.is_exact())
-                && !early;
-            candidate.confidence =
-                if certain || !self.typed.touched { Confidence::Echoed } else { Confidence::Unknown };
-            if !self.typed.is_empty() && self.typed.is_exact() {
-                candidate.alternatives.push(typed);
-            }
-            if self.typed.recalled
-                && !self.typed.completing
-                && let Some(longer) = reading.as_ref().and_then(|reading| reading.longer.clone())
-            {
-                candidate.alternatives.push(Zeroizing::new(longer));
-            }
-        }
-        if still_there {
-            candidate.alternatives.push(self.refused.clone());
-        }
-        if truncated {
-            candidate.confidence = Confidence::Unknown;
-        }
-        candidate.record = !candidate.text.trim().is_empty();
-        if let Some(running) = &self.running
-            && (self.goes_on(&candidate.prompt) || self.goes_on(self.line.as_ref().map_or("", |line| &line.prompt)))
-        {
-            candidate.continues = running.id;
-            candidate.record = true;
-            candidate.alternatives.push(Zeroizing::new(candidate.text.clone()));
-            let room = self.options.max_command.saturating_sub(running.text.len() + 1);
-            if candidate.text.len() > room {
-                candidate.truncated = true;
-                candidate.confidence = Confidence::Unknown;
-                let end = (0..=room).rev().find(|&at| candidate.text.is_char_boundary(at)).unwrap_or(0);
-                candidate.text.truncate(end);
-            }
-            candidate.text = format!("{}\n{}", running.text, candidate.text);
-        }
-        (candidate, agreed, reading.map(|reading| reading.end_row))
-    }
-
-    /// Keys were typed and nothing of them is shown.
-    fn hidden(&self, shown: &str, typed: &str) -> bool {
-        if typed.trim().is_empty() {
-            return false;
-        }
-        shown.trim().is_empty() || is_masked(shown) && squeezed(shown) != squeezed(typed)
-    }
-
-    /// The keys know more than the screen: the echo did not come in time, or the line does not fit on the screen.
-    fn screen_lags(&self, reading: Option<&Reading>, shown: &str, typed: &str, settled: bool) -> bool {
-        let Some(reading) = reading else { return true };
-        if reading.overflow {
-            return true;
-        }
-        let (shown, typed) = (squeezed(shown), squeezed(typed));
-        if !settled && typed.starts_with(&shown) {
-            return true;
-        }
-        // Editors that scroll sideways show a piece with a mark at its edge.
-        let piece = shown.trim_start_matches('<').trim_end_matches('>');
-        piece.len() < shown.len() && piece.len() > 8 && typed.contains(piece)
-    }
-
-    // Commands
-
-    fn start_command(&mut self, verdict: Verdict, id: u64) -> Option<u64> {
-        if !verdict.record {
-            let at_prompt =
-                verdict.kind == Kind::Shell && (self.knows(&verdict.prompt) || prompt::takes_commands(&verdict.prompt));
-            if at_prompt && self.same_screen() {
-                let (row, prompt) = self.line_head(0);
-                self.finish(row, &prompt);
-            }
-            return None;
-        }
-        let alternate = self.terminal.state().alternate();
-        let editor = prompt::edits(&verdict.text)
-            || verdict.kind == Kind::Program && self.running.as_ref().is_some_and(|running| running.editor);
-        let next_row = verdict.end_row.unwrap_or_else(|| self.terminal.state().screen.cursor().row) + 1;
-        if verdict.continues && self.running.is_some() {
-            self.watch(&verdict, next_row);
-            let running = self.running.as_mut()?;
-            running.earlier = std::mem::replace(&mut running.text, verdict.text);
-            running.confidence = weaker(running.confidence, verdict.confidence);
-            running.judged.extend(verdict.judged);
-            running.judged.truncate(MAX_JUDGED);
-            return running.id;
-        }
-        if verdict.kind == Kind::Shell {
-            let (row, prompt) = self.line_head(next_row);
-            if self
-                .running
-                .as_ref()
-                .is_some_and(|running| running.place.is_some() && running.place == self.line_place())
-            {
-                // The Enter before this one did not run the line (it chose from a menu): it is still the same line.
-                self.running = None;
-            }
-            self.finish(row, &prompt);
-            self.remember(&verdict.prompt);
-        } else {
-            self.finish(next_row, "");
-        }
-        self.watch(&verdict, next_row);
-        self.running = Some(Running {
-            id: Some(id),
-            text: verdict.text,
-            earlier: String::new(),
-            judged: verdict.judged,
-            confidence: verdict.confidence,
-            kind: verdict.kind,
-            prompt: verdict.prompt,
-            started_pos: self.pos,
-            alternate,
-            editor,
-            place: self.line_place(),
-        });
-        Some(id)
-    }
-
-    /// Gather output from `next_row` on, and look once more at the line when the shell leaves it.
-    fn watch(&mut self, verdict: &Verdict, next_row: u64) {
-        let known: Vec<String> = self.known.iter().cloned().collect();
-        let (limit, line) = (self.options.max_output, self.line.clone());
-        let state = self.terminal.state_mut();
-        if !state.alternate() {
-            let collector = &mut state.primary().collector;
-            collector.limit = limit;
-            collector.start(next_row);
-        }
-        state.capture = line
-            .filter(|line| !verdict.agreed && !line.early && verdict.kind == Kind::Shell)
-            .map(|start| Capture { start, known, result: None, armed: true, end_row: next_row - 1 });
-    }
-
-    /// The line stands where that of the running command stood.
-    fn same_line(&self, line: &LineStart) -> bool {
-        !line.early && self.running.as_ref().is_some_and(|running| running.place == Some(line.place))
-    }
-
-    fn line_place(&self) -> Option<Place> {
-        self.line.as_ref().map(|line| line.place)
-    }
-
-    /// First row of the line, and its prompt.
-    fn line_head(&self, otherwise: u64) -> (u64, String) {
-        self.line.as_ref().map_or((otherwise, String::new()), |line| (line.place.row, line.prompt.clone()))
-    }
-
-    /// The running command ended; its output ends before row `end_row`, which starts with `prompt`.
-    fn finish(&mut self, end_row: u64, prompt: &str) {
-        let Some(mut running) = self.running.take() else { return };
-        // What was printed without a line end stands before the prompt.
-        let own = self.own_part(prompt);
-        let lead = prompt.get(..prompt.len() - own.len()).unwrap_or("").replace(own, "");
-        let state = self.terminal.state_mut();
-        if running.alternate == state.alternate() && !running.alternate {
-            state.primary().collect_until(end_row);
-        }
-        let (mut output, output_cut) =
-            if running.alternate { (String::new(), false) } else { state.primary().collector.stop() };
-        if !lead.is_empty() && !running.alternate && !output_cut {
-            if !output.is_empty() {
-                output.push('\n');
-            }
-            output.push_str(&lead);
-        }
-        let mut unjudged = false;
-        if let Some(reading) = state.capture.take().and_then(|capture| capture.result)
-            && reading.via != Via::Guess
-            && !reading.text.trim().is_empty()
-            && !reading.overflow
-        {
-            let last = reading.text.trim_end();
-            let text =
-                if running.earlier.is_empty() { last.to_owned() } else { format!("{}\n{last}", running.earlier) };
-            if squeezed(&text) != squeezed(&running.text) {
-                let judged = |text: &str| running.judged.iter().any(|judged| judged.as_str() == squeezed(text));
-                unjudged = !judged(last) && !judged(&text);
-                running.text = text;
-            }
-        }
-        self.events.push(Observed::Finished(Finished {
-            id: running.id,
-            text: running.text,
-            output,
-            output_cut,
-            started_pos: running.started_pos,
-            ended_pos: self.pos,
-            confidence: running.confidence,
-            kind: running.kind,
-            prompt: running.prompt,
-            unjudged,
-        }));
-    }
-
     /// Bytes held, for the memory test.
     #[cfg(test)]
     pub(super) fn weight(&self) -> usize {
         size_of::<Self>() + self.terminal.state().screen.weight() + self.pending.capacity()
-    }
-}
-
-/// Text without blanks: how it is compared, because a screen cannot tell blanks, tabs and line ends apart.
-fn squeezed(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
-}
-
-/// Whether the screen shows what was typed, blanks aside, and combining characters as zsh may write them: `<0301>`.
-fn same(shown: &str, typed: &str) -> bool {
-    use std::fmt::Write as _;
-    use unicode_width::UnicodeWidthChar;
-
-    let (shown, typed) = (squeezed(shown), squeezed(typed));
-    if shown == typed {
-        return true;
-    }
-    let mut spelled = String::with_capacity(typed.len());
-    for c in typed.chars() {
-        if c.width() == Some(0) {
-            // Writing to a string cannot fail.
-            let _ = write!(spelled, "<{:04x}>", u32::from(c));
-        } else {
-            spelled.push(c);
-        }
-    }
-    shown == spelled
-}
-
-fn is_masked(shown: &str) -> bool {
-    let shown = shown.trim();
-    !shown.is_empty() && (shown.chars().all(|c| c == '*') || shown.chars().all(|c| matches!(c, '•' | '●')))
-}
-
-fn weaker(a: Confidence, b: Confidence) -> Confidence {
-    match (a, b) {
-        (Confidence::Unknown, _) | (_, Confidence::Unknown) => Confidence::Unknown,
-        (Confidence::Typed, _) | (_, Confidence::Typed) => Confidence::Typed,
-        _ => Confidence::Echoed,
     }
 }
 

@@ -43,6 +43,7 @@ impl Table {
             by_log: matches!(shell, Shell::Dash | Shell::Busybox),
             never: Vec::new(),
             refused: 0,
+            unjudged: false,
             output: None,
         });
         self.0.last_mut().unwrap()
@@ -135,6 +136,9 @@ fn bash(table: &mut Table) {
         )
         .never = vec!["s3cret"];
     table.add(Bash, "vi mode", [line("set -o vi"), line("ech one\x1b0fhlXio\x1bAo two\x7f")]);
+    // Recorded although no Enter was held; the session judges it afterwards.
+    let bound = table.add(Bash, "run by a key binding", [Step::Line("rec one\x14".into()), line("rec two")]);
+    (bound.rc, bound.unjudged) = (r#"bind '"\C-t": accept-line'"#, true);
     table.add(Bash, "comment and blanks", [line("  echo   one   # why")]);
 }
 
