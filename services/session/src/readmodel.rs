@@ -255,13 +255,10 @@ impl Shared {
     /// Takes over a change, or everything when that fails or changes were missed.
     fn take(&self, change: Option<&Change>) {
         let relevant = match change {
-            Some(change) => self.apply(change.kind, change.id).map_or_else(
-                |error| {
-                    tracing::error!(%error, "a change could not be read, everything is read again");
-                    self.read_again()
-                },
-                |relevant| relevant,
-            ),
+            Some(change) => self.apply(change.kind, change.id).unwrap_or_else(|error| {
+                tracing::error!(%error, "a change could not be read, everything is read again");
+                self.read_again()
+            }),
             None => self.read_again(),
         };
         if relevant {
