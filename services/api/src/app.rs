@@ -10,7 +10,6 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use gatehouse_identity::Identity;
 use gatehouse_model::directory::Directory;
-use gatehouse_model::notice::Notifier;
 use gatehouse_notify::Notify;
 use gatehouse_session::Core;
 use gatehouse_store::Store;
@@ -19,7 +18,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use crate::engine::Resource;
-use crate::guard::{Call, Route};
+use crate::guard::Route;
 use crate::problem::Problem;
 use crate::tls::TlsStore;
 
@@ -115,10 +114,6 @@ impl App {
     }
 
     pub fn notify(&self) -> &Notify {
-        &self.0.context.notify
-    }
-
-    pub fn notifier(&self) -> &dyn Notifier {
         &self.0.context.notify
     }
 
@@ -221,8 +216,6 @@ impl App {
 #[derive(Default)]
 pub struct Metrics {
     classes: [AtomicU64; 6],
-    pub connections: AtomicU64,
-    pub refused_connections: AtomicU64,
 }
 
 impl Metrics {
@@ -238,13 +231,7 @@ impl Metrics {
     }
 }
 
-impl Call {
-    /// Text of the client for logs; bounded and without control characters.
-    pub fn user_agent(&self) -> String {
-        clean_agent(self.header("user-agent"))
-    }
-}
-
+/// Text of the client for logs; bounded and without control characters.
 pub fn clean_agent(agent: Option<&str>) -> String {
     agent.unwrap_or("").chars().filter(|c| !c.is_control()).take(256).collect()
 }

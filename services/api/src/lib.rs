@@ -29,6 +29,11 @@ pub use guard::{Need, PUBLIC, PeerAddr};
 pub use serve::{serve_https, serve_redirect};
 pub use tls::{CertificateFacts, TlsCertificate, TlsError, TlsStore};
 
+/// Adds the kinds of record that the API keeps for itself, for `Store::open`.
+pub fn kinds(registry: gatehouse_store::Registry) -> gatehouse_store::Registry {
+    registry.with::<TlsCertificate>().with::<resources::Preference>()
+}
+
 /// The API of one daemon.
 pub struct Api;
 

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use gatehouse_model::common::Invalid;
 use gatehouse_identity::{AuthError, IdentityError, LoginCode, LoginError};
+use gatehouse_notify::NotifyError;
 use gatehouse_store::StoreError;
 use serde_json::{Map, Value, json};
 
@@ -89,12 +90,6 @@ impl Problem {
 
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
-    }
-
-    #[must_use]
-    pub fn with(mut self, key: &str, value: Value) -> Self {
-        self.extra.insert(key.to_owned(), value);
-        self
     }
 
     /// The problems of a bulk request, element by element.
@@ -200,6 +195,15 @@ impl From<IdentityError> for Problem {
             IdentityError::Busy => Self { retry_after: Some(1), ..Self::unavailable(error.to_string()) },
             IdentityError::Store(error) => error.into(),
             other => Self { code, ..Self::internal(&other) },
+        }
+    }
+}
+
+impl From<NotifyError> for Problem {
+    fn from(error: NotifyError) -> Self {
+        match error {
+            NotifyError::NotFound => Self::not_found(),
+            NotifyError::Store(error) => error.into(),
         }
     }
 }

@@ -147,10 +147,6 @@ impl<'c> Change<'c> {
         self.entries.push(entry);
     }
 
-    pub fn entry(&mut self, entry: LedgerEntry) {
-        self.entries.push(entry);
-    }
-
     /// Lets another service add to the batch.
     pub fn also(&mut self, write: impl FnOnce(&App, &mut Batch) -> Result<(), Problem> + Send + Sync + 'static) {
         self.also.push(Box::new(write));

@@ -99,12 +99,6 @@ impl Field {
         self
     }
     #[must_use]
-    pub fn write_only(mut self) -> Self {
-        self.access = Access::WriteOnly;
-        self.export = false;
-        self
-    }
-    #[must_use]
     pub fn create_only(mut self) -> Self {
         self.access = Access::CreateOnly;
         self

@@ -20,9 +20,6 @@ pub fn format_of(content_type: Option<&str>) -> Option<Format> {
 }
 
 pub async fn import(resource: &Resource, call: &Call, format: Format, updating: bool) -> Answer {
-    if !resource.importable {
-        return Err(Problem::bad_request("not_importable", format!("{} cannot be imported", resource.route)));
-    }
     let bytes = call.bytes(IMPORT_LIMIT).await?;
     let sheet = tokio::task::spawn_blocking(move || sheet::read(format, &bytes)).await;
     let sheet = sheet.map_err(|e| Problem::internal(&e))??;

@@ -50,8 +50,6 @@ pub enum Guarding {
     SystemWrite,
     /// Read and changed only with the point for the whole system.
     System,
-    /// The caller's own records; the hooks' `visible` must say which those are.
-    Own,
 }
 
 pub struct Resource {
@@ -59,8 +57,7 @@ pub struct Resource {
     pub app: &'static str,
     /// Second part of the path, plural.
     pub route: &'static str,
-    /// The permission point is `point_app.action_model`.
-    pub point_app: &'static str,
+    /// The permission point is `app.action_model`.
     pub model: &'static str,
     /// How people and the operation log name one.
     pub label: &'static str,
@@ -77,8 +74,6 @@ pub struct Resource {
     /// Changes of it are made one after another: their checks look at other records.
     pub serialised: bool,
     pub newest_first: bool,
-    /// Spreadsheets can be imported.
-    pub importable: bool,
     /// Set when the record keeps who changed it (`Meta`).
     pub has_meta: bool,
     pub table: Arc<dyn Table>,
@@ -96,7 +91,6 @@ impl Resource {
         Self {
             app,
             route,
-            point_app: app,
             model,
             label,
             guarding: Guarding::Org,
@@ -109,7 +103,6 @@ impl Resource {
             unique: vec![("name", "name")],
             serialised: false,
             newest_first: false,
-            importable: true,
             table: Arc::new(Typed::<T, H>::new(hooks)),
         }
     }
@@ -122,13 +115,6 @@ impl Resource {
     #[must_use]
     pub fn methods(mut self, methods: Methods) -> Self {
         self.methods = methods;
-        self.importable &= methods.create;
-        self
-    }
-    #[must_use]
-    pub fn point(mut self, app: &'static str, model: &'static str) -> Self {
-        self.point_app = app;
-        self.model = model;
         self
     }
     #[must_use]
@@ -156,11 +142,6 @@ impl Resource {
         self.newest_first = true;
         self
     }
-    #[must_use]
-    pub fn not_importable(mut self) -> Self {
-        self.importable = false;
-        self
-    }
 
     pub fn path(&self) -> String {
         format!("/api/v1/{}/{}/", self.app, self.route)
@@ -185,9 +166,8 @@ impl Resource {
 
     pub fn need(&self, action: &str) -> Need {
         // Descriptions live as long as the program, and there are a few hundred points.
-        let point: &'static str = Box::leak(format!("{}.{action}_{}", self.point_app, self.model).into_boxed_str());
+        let point: &'static str = Box::leak(format!("{}.{action}_{}", self.app, self.model).into_boxed_str());
         match self.guarding {
-            Guarding::Own => Need::Me,
             Guarding::Org => Need::Point(point),
             Guarding::System => Need::System(point),
             Guarding::SystemWrite if action == "view" => Need::Point(point),

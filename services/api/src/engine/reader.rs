@@ -9,7 +9,6 @@ use std::sync::Arc;
 use gatehouse_model::account::{Account, AccountTemplate, Secret};
 use gatehouse_model::asset::{Asset, FavoriteAsset, Node, PinnedHostKey, Platform, Zone};
 use gatehouse_model::grant::AssetPermission;
-use gatehouse_model::notice::SiteMessage;
 use gatehouse_model::org::{Label, Organization, Role};
 use gatehouse_model::record::Record;
 use gatehouse_model::rules::{AssetLoginRule, CommandFilter, CommandGroup, ConnectMethodRule, LoginRule};
@@ -36,10 +35,6 @@ impl Scope {
             Self::Org(id) => id,
             Self::Global => gatehouse_model::common::org_ids::ROOT,
         }
-    }
-
-    pub fn of(id: Uuid) -> Self {
-        if id == gatehouse_model::common::org_ids::ROOT { Self::Global } else { Self::Org(id) }
     }
 
     pub fn contains(self, org: Uuid) -> bool {
@@ -184,7 +179,6 @@ kept_in_system!(
     Platform,
     Role,
     Settings,
-    SiteMessage,
     SshKey,
     TempPassword,
     TrustedUserCa,

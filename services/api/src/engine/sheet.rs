@@ -83,7 +83,7 @@ pub fn write(format: Format, sheet: &Sheet) -> Result<Vec<u8>, Problem> {
             for (y, row) in rows.enumerate() {
                 for (x, cell) in row.iter().enumerate() {
                     let (Ok(y), Ok(x)) = (u32::try_from(y), u16::try_from(x)) else { break };
-                    // Written as a string, a cell is never evaluated. 32767 characters is the format's own limit.
+                    // Written as a string, a cell is never evaluated and needs no apostrophe. 32767 characters is the format's own limit.
                     let text: String = cell.chars().take(32_767).collect();
                     page.write_string(y, x, text).map_err(|e| Problem::internal(&e))?;
                 }
@@ -150,7 +150,7 @@ fn cell_text(cell: &calamine::Data) -> String {
             let (year, month, day, hour, minute, second, _) = at.to_ymd_hms_milli();
             format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
         }
-        other => unescape(&other.to_string()).to_owned(),
+        other => other.to_string(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! The bridge between the engine, which knows only descriptions, and a record type with its hooks.
 
-use std::any::Any;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -71,7 +70,6 @@ pub trait Row: Send + Sync {
     fn name(&self) -> String;
     fn stored(&self) -> Result<Map<String, Value>, Problem>;
     fn show(&self, call: &Call, out: &mut Map<String, Value>, detail: bool) -> Result<(), Problem>;
-    fn as_any(&self) -> &dyn Any;
 }
 
 pub struct Selection {
@@ -131,9 +129,6 @@ impl<T: Kept, H: Hooks<T>> Row for TypedRow<T, H> {
     }
     fn show(&self, call: &Call, out: &mut Map<String, Value>, detail: bool) -> Result<(), Problem> {
         self.hooks.show(call, &self.record, out, detail)
-    }
-    fn as_any(&self) -> &dyn Any {
-        &*self.record
     }
 }
 

@@ -3,11 +3,9 @@
 use gatehouse_model::notice::SiteMessage;
 use serde_json::{Value, json};
 
-use crate::engine::change::Change;
 use crate::engine::list;
 use crate::engine::values::{as_id, show_date};
 use crate::guard::{Answer, Call, Doc, Need, Routes};
-use crate::problem::Problem;
 
 pub fn routes(routes: &mut Routes) {
     let path = |what: &str| format!("/api/v1/notifications/site-messages/{what}");
@@ -37,45 +35,32 @@ fn row(message: &SiteMessage) -> Value {
 }
 
 async fn index(call: Call) -> Answer {
-    let mut rows = call.reader().find::<SiteMessage>("user", call.user.id.as_bytes())?;
-    if let Some(read) = call.query.filled("has_read") {
-        let wanted = matches!(read, "1" | "true" | "True");
-        rows.retain(|m| m.has_read == wanted);
-    }
-    rows.sort_by_key(|m| std::cmp::Reverse(m.id));
+    let has_read = call.query.filled("has_read").map(|read| matches!(read, "1" | "true" | "True"));
     let number = |key: &str| call.query.filled(key).and_then(|v| v.parse::<usize>().ok());
     let (limit, offset) = (number("limit").unwrap_or(200).clamp(1, 1_000), number("offset").unwrap_or(0));
-    let shown: Vec<Value> = rows.iter().skip(offset).take(limit).map(|m| row(m)).collect();
+    let page = call.app.notify().messages(call.user.id, has_read, offset, limit)?;
+    let shown: Vec<Value> = page.messages.iter().map(|m| row(m)).collect();
     let paged = call.query.get("limit").is_some() || call.query.get("offset").is_some();
-    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, rows.len(), shown) } else { json!(shown) }))
+    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, page.total, shown) } else { json!(shown) }))
 }
 
 async fn unread(call: Call) -> Answer {
-    let total = call.reader().find::<SiteMessage>("unread", call.user.id.as_bytes())?.len();
-    Ok(list::ok(&json!({"total": total})))
+    Ok(list::ok(&json!({"total": call.app.notify().unread(call.user.id)?})))
 }
 
 async fn mark(call: Call) -> Answer {
     let body = call.json().await?;
-    let ids: Option<Vec<_>> = body.get("ids").and_then(Value::as_array).map(|i| i.iter().filter_map(as_id).collect());
-    let unread = call.reader().find::<SiteMessage>("unread", call.user.id.as_bytes())?;
-    let mut change = Change::new(&call);
-    let now = change.now;
-    for message in unread.iter().filter(|m| ids.as_ref().is_none_or(|ids| ids.contains(&m.id))).take(1_000) {
-        change.edit::<SiteMessage>(message.id, |m| {
-            m.has_read = true;
-            m.read_at = Some(now);
-        })?;
-    }
-    change.commit().await?;
-    Ok(list::ok(&json!({"detail": "ok"})))
+    let marked = match body.get("ids").and_then(Value::as_array) {
+        Some(ids) => {
+            let ids: Vec<_> = ids.iter().take(1_000).filter_map(as_id).collect();
+            call.app.notify().mark_read(call.user.id, &ids).await?
+        }
+        None => call.app.notify().mark_all_read(call.user.id).await?,
+    };
+    Ok(list::ok(&json!({"detail": "ok", "marked": marked})))
 }
 
 async fn remove(call: Call) -> Answer {
-    let found = call.reader().get::<SiteMessage>(call.id()?)?.filter(|m| m.user == call.user.id);
-    let found = found.ok_or_else(Problem::not_found)?;
-    let mut change = Change::new(&call);
-    change.delete::<SiteMessage>(found.id)?;
-    change.commit().await?;
+    call.app.notify().delete_message(call.user.id, call.id()?).await?;
     Ok(list::no_content())
 }

@@ -39,6 +39,8 @@ mod users;
 mod watch;
 mod zones;
 
+pub(crate) use profile::Preference;
+
 use crate::engine::Resource;
 use crate::guard::Routes;
 
@@ -76,7 +78,6 @@ pub(crate) fn mount(routes: &mut Routes) -> Vec<std::sync::Arc<Resource>> {
         access_keys::routes,
         connection_tokens::routes,
         profile::routes,
-        people::routes,
         user_actions::routes,
         orgs::routes,
         role_bindings::routes,

@@ -14,10 +14,8 @@ use uuid::Uuid;
 
 use crate::auth;
 use crate::engine::change::Change;
-use crate::guard::{Call, Routes};
+use crate::guard::Call;
 use crate::problem::Problem;
-
-pub fn routes(_: &mut Routes) {}
 
 /// Whether the caller may change the account of `target`. A user is known in several organizations; whoever can change
 /// the mail address or password of one can become that one, so the caller must hold `point` wherever the target is, and

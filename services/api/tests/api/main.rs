@@ -1,0 +1,12 @@
+//! The API as its clients see it: requests in, answers out, on a store in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod crud;
+mod cves;
+mod isolation;
+mod login;
+mod logs;
+mod shapes;
+mod sheets;
+mod walk;
+mod world;
