@@ -45,8 +45,9 @@ impl Stage {
         let mut shell = Interactive::start(self.world.client("ssh").args(["-tt", "-l", &self.login, "127.0.0.1"]));
         // bash, so that history and editing are known on every machine.
         shell.send("exec bash --norc --noprofile\n");
-        shell.send("PS1='ready> '\n");
-        shell.expect("\nready> ");
+        // Written so that the echo of the line is not taken for the prompt.
+        shell.send("PS1='re''ady> '\n");
+        shell.expect("ready> ");
         shell
     }
 
@@ -121,8 +122,8 @@ async fn a_forbidden_command_never_reaches_the_asset_by_any_way_of_typing_it() {
     shell.send("\r");
     shell.expect("forbidden");
     shell.expect("ready> ");
-    shell.send("echo alive\r");
-    shell.expect("\nalive");
+    shell.send("echo al''ive\r");
+    shell.expect("alive");
     assert!(victim.exists(), "the directory is gone: {}", shell.all());
     shell.send("exit\r");
     shell.wait_end(Duration::from_secs(20));
@@ -156,13 +157,13 @@ async fn pause_stops_input_resume_lets_it_on_and_kill_ends_at_once() {
     let session = id(&s.live().await);
     let lock = |task: &str| json!({"session_id": session, "task_name": task});
     s.world.admin.post("terminal/tasks/toggle-lock-session/", lock("lock_session")).await;
-    shell.send("echo while-paused\r");
+    shell.send("echo while-pa''used\r");
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert!(!shell.all().contains("\nwhile-paused"), "{}", shell.all());
+    assert!(!shell.all().contains("while-paused"), "{}", shell.all());
     s.world.admin.post("terminal/tasks/toggle-lock-session/", lock("unlock_session")).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    shell.send("\x15echo after-resume\r");
-    shell.expect("\nafter-resume");
+    shell.send("\x15echo after-re''sume\r");
+    shell.expect("after-resume");
 
     let begin = Instant::now();
     s.world.admin.post("terminal/tasks/kill-session/", json!([session])).await;
@@ -208,15 +209,15 @@ async fn an_auditor_watches_live_and_a_stuck_watcher_hurts_nobody() {
     assert_eq!(watcher.status(), 200);
     // This one is never read.
     let stuck = watch().await.unwrap();
-    shell.send("echo seen-live\r");
-    shell.expect("\nseen-live");
+    shell.send("echo seen-li''ve\r");
+    shell.expect("seen-live");
     let mut seen = String::new();
     while !seen.contains("seen-live") {
         let chunk = tokio::time::timeout(Duration::from_secs(10), watcher.chunk()).await;
         seen.push_str(&String::from_utf8_lossy(&chunk.expect("nothing to watch").unwrap().unwrap()));
     }
-    shell.send("head -c 60000000 /dev/zero | tr '\\0' 'x'; echo; echo flood-done\r");
-    shell.expect_within("\nflood-done", Duration::from_secs(60));
+    shell.send("head -c 60000000 /dev/zero | tr '\\0' 'x'; echo; echo flood-do''ne\r");
+    shell.expect_within("flood-done", Duration::from_secs(60));
     drop((watcher, stuck));
     shell.send("exit\r");
     shell.wait_end(Duration::from_secs(20));
