@@ -102,6 +102,12 @@ impl Resource {
         let input = read_input(&change.reader, &self.fields, given, true, true)?;
         let id = Uuid::now_v7();
         let mut stored = stored_part(&self.fields, &input);
+        // What nobody may give still begins somewhere.
+        for field in self.fields.iter().filter(|f| !f.computed && !f.writable(true)) {
+            if let Some(default) = field.default {
+                stored.insert(field.source.to_owned(), default());
+            }
+        }
         stored.insert("id".into(), json!(id));
         if self.in_org {
             match call.scope {

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use gatehouse_api::{Api, ApiContext, PeerAddr, RouteInfo, TlsStore};
 use gatehouse_identity::{By, HashCost, Identity, Options};
 use gatehouse_model::builtin;
@@ -26,21 +25,17 @@ pub const PASSWORD: &str = "Brave-Otter-77-Climbs-High";
 pub const OTHER: Uuid = Uuid::from_u128(0x77);
 
 pub struct World {
-    pub router: Router,
     pub routes: Vec<RouteInfo>,
     pub store: Store,
     pub identity: Identity,
-    pub core: Core,
     pub tls: TlsStore,
     pub admin: Client,
-    /// Added to the time that everything sees (seconds).
-    pub skew: Arc<AtomicI64>,
     _dir: tempfile::TempDir,
 }
 
 #[derive(Clone)]
 pub struct Client {
-    router: Router,
+    pub router: Router,
     pub token: String,
     pub org: Option<Uuid>,
     pub ip: IpAddr,
@@ -147,11 +142,7 @@ pub fn id(value: &Value) -> String {
 
 impl World {
     pub async fn start() -> Self {
-        let skew = Arc::new(AtomicI64::new(0));
-        let clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync> = {
-            let skew = skew.clone();
-            Arc::new(move || Utc::now() + TimeDelta::seconds(skew.load(Ordering::SeqCst)))
-        };
+        let clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync> = Arc::new(Utc::now);
         let store = Store::in_memory();
         let dir = tempfile::tempdir().unwrap();
         seed(&store).await;
@@ -176,7 +167,7 @@ impl World {
         let context = ApiContext {
             store: store.clone(),
             identity: identity.clone(),
-            core: core.clone(),
+            core,
             notify,
             tls: tls.clone(),
             ledger: None,
@@ -184,13 +175,13 @@ impl World {
         };
         let (router, routes) = Api::with_routes(context);
         let anonymous = Client {
-            router: router.clone(),
+            router,
             token: String::new(),
             org: None,
             ip: IpAddr::from([192, 0, 2, 10]),
             headers: HeaderMap::new(),
         };
-        let mut world = Self { router, routes, store, identity, core, tls, admin: anonymous, skew, _dir: dir };
+        let mut world = Self { routes, store, identity, tls, admin: anonymous, _dir: dir };
         world.add_user("admin", &[builtin::SYSTEM_ADMIN], &[(org_ids::DEFAULT, builtin::ORG_USER)]).await;
         world.admin = world.login("admin").await;
         world
