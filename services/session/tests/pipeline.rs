@@ -1,0 +1,303 @@
+//! Sessions from admission to their record, without any gateway.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::Utc;
+use gatehouse_model::account::{Account, SecretType};
+use gatehouse_model::asset::{Asset, AssetProtocol, Connectivity};
+use gatehouse_model::builtin;
+use gatehouse_model::common::{Meta, far_future, org_ids};
+use gatehouse_model::grant::{Actions, AssetPermission};
+use gatehouse_model::ledger::LedgerKind;
+use gatehouse_model::notice::NullNotifier;
+use gatehouse_model::session::{FileOperation, LoginFrom, Session, SessionError as RowError, SessionType};
+use gatehouse_model::user::{MfaLevel, OrgRole, User, UserSource};
+use gatehouse_record::{FileKeeper, KeeperOptions, MasterKey, PoolOptions, RecorderPool};
+use gatehouse_session::{
+    AccountChoice, Admission, AdmitRequest, Core, CoreParts, Ending, FileDraft, OpenSpec, Refusal, SessionError,
+};
+use gatehouse_store::{OrgFilter, Query, Store, StoredEntry};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+const ORG: Uuid = org_ids::DEFAULT;
+
+struct World {
+    store: Store,
+    core: Core,
+    user: Arc<User>,
+    asset: Uuid,
+    account: Uuid,
+    grant: Uuid,
+}
+
+fn meta() -> Meta {
+    Meta::new("test", Utc::now())
+}
+
+fn records() -> (User, Asset, Account, AssetPermission) {
+    let user = User {
+        id: Uuid::now_v7(),
+        username: "kim".into(),
+        name: "Kim".into(),
+        email: "kim@example.com".into(),
+        phone: String::new(),
+        wechat: String::new(),
+        source: UserSource::Local,
+        mfa_level: MfaLevel::Off,
+        otp_enrolled: false,
+        is_active: true,
+        is_service_account: false,
+        date_expired: far_future(Utc::now()),
+        date_password_last_updated: None,
+        need_update_password: false,
+        is_first_login: false,
+        last_login: None,
+        lang: None,
+        system_roles: Vec::new(),
+        org_roles: vec![OrgRole { org: ORG, role: builtin::ORG_USER }],
+        meta: meta(),
+    };
+    let asset = Asset {
+        id: Uuid::now_v7(),
+        org_id: ORG,
+        name: "web1".into(),
+        address: "192.0.2.1".into(),
+        platform: builtin::platform_id("Linux"),
+        zone: None,
+        nodes: vec![builtin::root_node_id(ORG)],
+        protocols: vec![AssetProtocol { name: "ssh".into(), port: 22 }],
+        is_active: true,
+        connectivity: Connectivity::Unknown,
+        date_verified: None,
+        gathered_info: serde_json::Map::new(),
+        custom_info: serde_json::Map::new(),
+        spec_info: serde_json::Map::new(),
+        meta: meta(),
+    };
+    let account = Account {
+        id: Uuid::now_v7(),
+        org_id: ORG,
+        asset: asset.id,
+        name: "root".into(),
+        username: "root".into(),
+        secret_type: SecretType::Password,
+        has_secret: false,
+        privileged: false,
+        is_active: true,
+        su_from: None,
+        source: None,
+        source_id: None,
+        version: 1,
+        secret_reset: true,
+        connectivity: Connectivity::Unknown,
+        date_verified: None,
+        date_last_login: None,
+        login_by: None,
+        meta: meta(),
+    };
+    let grant = AssetPermission {
+        id: Uuid::now_v7(),
+        org_id: ORG,
+        name: "all".into(),
+        users: vec![user.id],
+        user_groups: Vec::new(),
+        assets: vec![asset.id],
+        nodes: Vec::new(),
+        accounts: vec!["@ALL".into()],
+        protocols: vec!["all".into()],
+        actions: Actions::ALL,
+        date_start: Utc::now() - chrono::TimeDelta::days(1),
+        date_expired: far_future(Utc::now()),
+        is_active: true,
+        from_ticket: false,
+        meta: meta(),
+    };
+    (user, asset, account, grant)
+}
+
+async fn core(store: &Store, dir: &Path, options: PoolOptions) -> Core {
+    let key = MasterKey::new([7; 32]);
+    let parts = CoreParts {
+        store: store.clone(),
+        recorders: RecorderPool::new(dir.join("rec"), key.clone(), options).unwrap(),
+        recording_key: key.clone(),
+        files: FileKeeper::new(dir.join("files"), key, KeeperOptions::default()).unwrap(),
+        notifier: Arc::new(NullNotifier),
+        clock: Arc::new(Utc::now),
+    };
+    Core::start(parts).await.unwrap()
+}
+
+impl World {
+    async fn new(dir: &Path, options: PoolOptions) -> Self {
+        let store = Store::in_memory();
+        let (user, asset, account, grant) = records();
+        let org = builtin::default_organization();
+        let mut batch = store.batch();
+        batch.put(builtin::root_node(&org)).put(org);
+        for platform in builtin::platforms() {
+            batch.put(platform);
+        }
+        let (user_copy, ids) = (Arc::new(user.clone()), (asset.id, account.id, grant.id));
+        batch.put(user).put(asset).put(account).put(grant);
+        store.commit(batch).await.unwrap();
+        let core = core(&store, dir, options).await;
+        Self { store, core, user: user_copy, asset: ids.0, account: ids.1, grant: ids.2 }
+    }
+
+    async fn admit(&self, protocol: &str) -> Result<Admission, Refusal> {
+        let wish = AdmitRequest {
+            user: Arc::clone(&self.user),
+            asset: self.asset,
+            account: AccountChoice::Stored(self.account),
+            protocol: protocol.into(),
+            connect_method: "ssh_client".into(),
+            login_from: LoginFrom::Ssh,
+            remote_ip: IpAddr::from([192, 0, 2, 9]),
+            r#type: SessionType::Normal,
+        };
+        self.core.admit(wish).await
+    }
+
+    fn entries(&self, kind: LedgerKind) -> Vec<StoredEntry> {
+        let query = Query { kinds: vec![kind], limit: 10_000, ..Query::new(OrgFilter::One(ORG)) };
+        self.store.ledger().query(&query).unwrap()
+    }
+
+    fn row(&self, id: Uuid) -> Session {
+        (*self.store.in_org(ORG).get::<Session>(id).unwrap().unwrap()).clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_leaves_its_row_its_recording_and_two_ledger_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let admission = world.admit("ssh").await.unwrap();
+    assert!(admission.needs_secret());
+    let session = world.core.open(&admission, OpenSpec::terminal((80, 24), "xterm")).await.unwrap();
+    assert_eq!(world.entries(LedgerKind::SessionStart).len(), 1);
+    assert!(!world.row(session.id()).is_finished);
+    session.output(&Bytes::from_static(b"hello\r\n")).await.unwrap();
+    session.typed(3);
+    for n in 0..5_000 {
+        let draft = FileDraft::new(FileOperation::Mkdir, format!("/tmp/{n}"), Utc::now());
+        session.file_row(draft).await.unwrap();
+    }
+    session.close(Ending::normal("done")).await;
+    session.close(Ending::normal("a second time")).await;
+    let row = world.row(session.id());
+    assert!(row.is_finished && row.is_success && row.has_replay && row.end_reason == "done");
+    assert_eq!((row.bytes_in, row.bytes_out), (3, 7));
+    let ends = world.entries(LedgerKind::SessionEnd);
+    assert_eq!(ends.len(), 1);
+    assert_eq!(ends[0].entry.body["replay"]["digest"], row.replay.unwrap().digest.as_str());
+    assert_eq!(world.entries(LedgerKind::FileTransfer).len(), 5_000, "a burst is there to the last row");
+    assert_eq!(world.core.live().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_in_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let refusal = world.admit("telnet").await.err().unwrap();
+    assert_eq!(refusal.code, "asset_protocol_invalid");
+    let entries = world.entries(LedgerKind::Operate);
+    assert_eq!(entries[0].entry.body["action"], "reject");
+    assert_eq!(entries[0].entry.actor, Some(world.user.id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_recording_there_is_no_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions { quota_bytes: Some(0), ..PoolOptions::default() }).await;
+    let admission = world.admit("ssh").await.unwrap();
+    let error = world.core.open(&admission, OpenSpec::plain("")).await.err().unwrap();
+    assert!(matches!(error, SessionError::Unrecordable(_)), "{error}");
+    let rows = world.store.in_org(ORG).page::<Session>(None, 9, false).unwrap();
+    assert!(rows[0].is_finished && !rows[0].is_success);
+    assert_eq!(rows[0].error_reason, Some(RowError::ReplayCreateFailed));
+    assert_eq!(world.core.live().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_user_and_a_withdrawn_grant_end_what_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let admission = world.admit("ssh").await.unwrap();
+    let spec = || OpenSpec::terminal((80, 24), "xterm");
+    let first = world.core.open(&admission, spec()).await.unwrap();
+    let mut user = User::clone(&world.user);
+    user.is_active = false;
+    let mut batch = world.store.batch();
+    batch.put(user.clone());
+    world.store.commit(batch).await.unwrap();
+    let stop = timeout(Duration::from_secs(5), first.killed()).await.expect("still running");
+    assert!(stop.reason.contains("disabled"), "{stop}");
+    assert!(first.output(&Bytes::from_static(b"x")).await.is_err());
+    user.is_active = true;
+    let mut batch = world.store.batch();
+    batch.put(user);
+    world.store.commit(batch).await.unwrap();
+    world.core.read().settled().await;
+
+    let second = world.core.open(&admission, spec()).await.unwrap();
+    let mut batch = world.store.batch();
+    batch.delete::<AssetPermission>(world.grant);
+    world.store.commit(batch).await.unwrap();
+    timeout(Duration::from_secs(5), second.killed()).await.expect("still running");
+    // Leave that was given before does not outlive the grant.
+    world.core.read().settled().await;
+    let late = world.core.open(&admission, spec()).await.unwrap();
+    assert!(late.check().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_session_is_closed_and_draining_ends_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let admission = world.admit("ssh").await.unwrap();
+    let lost = world.core.open(&admission, OpenSpec::plain("")).await.unwrap();
+    let id = lost.id();
+    drop(lost);
+    for _ in 0..100 {
+        if world.row(id).is_finished {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.row(id).end_reason, "the connection ended unexpectedly");
+
+    let session = world.core.open(&admission, OpenSpec::plain("")).await.unwrap();
+    let door = tokio::spawn(async move {
+        let stop = session.killed().await;
+        session.close(Ending::normal(stop.reason)).await;
+    });
+    assert_eq!(world.core.drain(Duration::from_secs(5)).await, 0);
+    door.await.unwrap();
+    assert_eq!(world.admit("ssh").await.err().unwrap().code, "draining");
+    assert!(matches!(world.core.open(&admission, OpenSpec::plain("")).await, Err(SessionError::Draining)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_open_is_closed_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let admission = world.admit("ssh").await.unwrap();
+    let session = world.core.open(&admission, OpenSpec::terminal((80, 24), "xterm")).await.unwrap();
+    session.output(&Bytes::from_static(b"before the crash\r\n")).await.unwrap();
+    // Longer than a chunk waits; the "crash" is a second service on the same data while the first is never told.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let again = core(&world.store, dir.path(), PoolOptions::default()).await;
+    let row = world.row(session.id());
+    let replay = row.replay.expect("the recording is kept");
+    assert!(row.is_finished && !replay.complete && replay.size > 0, "{replay:?}");
+    assert_eq!(again.live().count(), 0);
+    assert_eq!(world.entries(LedgerKind::SessionEnd).len(), 1);
+}
