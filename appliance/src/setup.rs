@@ -243,10 +243,8 @@ async fn fill(dir: &Path, answers: &Answers) -> anyhow::Result<RecoveryKey> {
 pub(crate) fn certificate_names(store: &Store) -> anyhow::Result<Vec<String>> {
     let settings = store.system().list::<Settings>()?;
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    if let Some(host) = settings.first().and_then(|s| host_of(&s.site_url)) {
-        if !names.contains(&host) {
-            names.push(host);
-        }
+    if let Some(host) = settings.first().and_then(|s| host_of(&s.site_url)).filter(|host| !names.contains(host)) {
+        names.push(host);
     }
     Ok(names)
 }

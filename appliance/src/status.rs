@@ -77,12 +77,14 @@ pub(crate) async fn ask(data: &Path, as_json: bool) -> anyhow::Result<bool> {
     if as_json {
         println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
-        println!("gatehouse {}: {}", value["version"].as_str().unwrap_or("?"), value["status"].as_str().unwrap_or("?"));
-        println!("  seal: {}", value["seal"]["method"].as_str().unwrap_or("?"));
-        println!("  sessions: {}, up {} s", value["sessions"], value["uptime_seconds"]);
-        for (name, state) in value["services"].as_object().into_iter().flatten() {
-            println!("  {name}: {}", state["state"].as_str().unwrap_or("?"));
+        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
+        let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+        println!("gatehouse {}: {}", text("/version"), text("/status"));
+        println!("  seal: {}", text("/seal/method"));
+        println!("  sessions: {}, up {} s", number("/sessions"), number("/uptime_seconds"));
+        for (name, state) in value.get("services").and_then(Value::as_object).into_iter().flatten() {
+            println!("  {name}: {}", state.get("state").and_then(Value::as_str).unwrap_or("?"));
         }
     }
-    Ok(value["status"] == "ok")
+    Ok(value.get("status").and_then(Value::as_str) == Some("ok"))
 }

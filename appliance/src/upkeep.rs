@@ -51,7 +51,7 @@ pub(crate) async fn run(core: Core, identity: Identity, stop: CancellationToken)
             () = stop.cancelled() => return Ok(()),
         }
         identity.sweep().await.context("expired tokens and users could not be swept")?;
-        if round % ROUNDS_PER_RETENTION == 0 {
+        if round.is_multiple_of(ROUNDS_PER_RETENTION) {
             retention(&core).await?;
         }
         round = round.wrapping_add(1);
@@ -71,10 +71,10 @@ async fn retention(core: &Core) -> anyhow::Result<()> {
         settings.password_change_log_keep_days,
     ];
     // 0 keeps for ever.
-    if let Some(longest) = kept.iter().copied().max().filter(|_| !kept.contains(&0)) {
-        if let Some(expired) = core.store().ledger().expire(before(now, longest)).await? {
-            tracing::info!(?expired, "old ledger segments were removed; a signed tombstone stands for them");
-        }
+    if let Some(longest) = kept.iter().copied().max().filter(|_| !kept.contains(&0))
+        && let Some(expired) = core.store().ledger().expire(before(now, longest)).await?
+    {
+        tracing::info!(?expired, "old ledger segments were removed; a signed tombstone stands for them");
     }
     if settings.terminal_session_keep_duration > 0 {
         remove_recordings(core, before(now, settings.terminal_session_keep_duration)).await?;

@@ -142,7 +142,7 @@ mod tests {
                 match (all.last_mut(), event) {
                     // How data is cut does not matter.
                     (Some(Event::Data(before)), Event::Data(more)) => {
-                        *before = [before.as_ref(), &more].concat().into()
+                        *before = [before.as_ref(), &more].concat().into();
                     }
                     (_, event) => all.push(event),
                 }

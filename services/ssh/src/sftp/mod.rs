@@ -4,10 +4,12 @@
 //! The gateway calls [`serve`] when a client asks for the subsystem `sftp`. What must not be here: log-in, admission and
 //! dialling themselves ([`Visitor`] does them).
 
+mod answers;
 mod mount;
 mod packet;
 mod path;
 mod relay;
+mod requests;
 mod serve;
 pub(crate) mod transfer;
 mod tree;

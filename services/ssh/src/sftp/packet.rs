@@ -47,7 +47,6 @@ pub(crate) mod status {
     pub(crate) const NO_SUCH_FILE: u32 = 2;
     pub(crate) const PERMISSION_DENIED: u32 = 3;
     pub(crate) const FAILURE: u32 = 4;
-    pub(crate) const BAD_MESSAGE: u32 = 5;
     pub(crate) const UNSUPPORTED: u32 = 8;
 }
 
