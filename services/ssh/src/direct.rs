@@ -21,8 +21,7 @@ pub(crate) async fn shell(visitor: Visitor, channel: UserChannel, term: Option<T
         (false, Some(term)) => Box::pin(menu::run(&visitor, &mut Tty::new(channel, term))).await,
         (false, None) => fail(&channel.writer, &lang.get(Text::MenuNeedsTerminal)).await,
         (true, Some(term)) => Box::pin(on_terminal(&visitor, Tty::new(channel, term), What::Shell, lang)).await,
-        // A shell without a terminal reads its input as a script: the log-in shell of the account, recorded in full.
-        (true, None) => without_terminal(&visitor, channel, b"exec \"${SHELL:-/bin/sh}\"", lang).await,
+        (true, None) => without_terminal(&visitor, channel, exec::What::Shell, lang).await,
     }
 }
 
@@ -36,7 +35,7 @@ pub(crate) async fn exec(visitor: Visitor, channel: UserChannel, term: Option<Te
         Some(term) => {
             Box::pin(on_terminal(&visitor, Tty::new(channel, term), What::Command(&command), lang)).await;
         }
-        None => without_terminal(&visitor, channel, &command, lang).await,
+        None => without_terminal(&visitor, channel, exec::What::Command(&command), lang).await,
     }
 }
 
@@ -58,10 +57,10 @@ async fn on_terminal(visitor: &Visitor, mut tty: Tty, what: What<'_>, lang: Lang
     end(&tty.writer, exit).await;
 }
 
-async fn without_terminal(visitor: &Visitor, channel: UserChannel, command: &[u8], lang: Lang) {
+async fn without_terminal(visitor: &Visitor, channel: UserChannel, what: exec::What<'_>, lang: Lang) {
     match visitor.find("ssh") {
         Found::One(pick) if pick.protocol == "ssh" => {
-            Box::pin(exec::run(visitor, channel, &pick, command, lang)).await;
+            Box::pin(exec::run(visitor, channel, &pick, what, lang)).await;
         }
         Found::One(pick) => {
             let text = lang.with(Text::NotByTerminal, &[&pick.asset.name]);

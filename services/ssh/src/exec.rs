@@ -2,6 +2,7 @@
 //! exit status, exit signal and standard error kept apart. What must not be here: terminals (see `shell`).
 
 use bytes::Bytes;
+use gatehouse_dial::{DialError, SshChannel, SshPeer};
 use gatehouse_model::grant::Actions;
 use gatehouse_model::session::SessionType;
 use gatehouse_session::{Admission, Ending, ExecRow, OpenSpec, SessionHandle, Stop};
@@ -48,10 +49,21 @@ pub(crate) fn exit_of(event: AssetEvent, known: Exit) -> Exit {
     }
 }
 
-/// Runs a command on the picked asset and closes the channel.
-pub(crate) async fn run(visitor: &Visitor, channel: UserChannel, pick: &Pick, command: &[u8], lang: Lang) {
+/// What runs without a terminal.
+#[derive(Clone, Copy)]
+pub(crate) enum What<'a> {
+    Command(&'a [u8]),
+    /// The log-in shell, which takes its input as a script: judged line by line.
+    Shell,
+}
+
+/// How the row of a shell without a terminal names what ran.
+const SHELL: &str = "(shell without a terminal)";
+
+/// Runs something on the picked asset and closes the channel.
+pub(crate) async fn run(visitor: &Visitor, channel: UserChannel, pick: &Pick, what: What<'_>, lang: Lang) {
     let (mut reader, writer) = channel.split();
-    let exit = match attempt(visitor, &mut reader, &writer, pick, command, lang).await {
+    let exit = match attempt(visitor, &mut reader, &writer, pick, what, lang).await {
         Ok(exit) => exit,
         Err(error) => {
             // The client may be gone already.
@@ -69,14 +81,17 @@ async fn attempt(
     reader: &mut UserReader,
     writer: &UserWriter,
     pick: &Pick,
-    command: &[u8],
+    what: What<'_>,
     lang: Lang,
 ) -> Result<Exit, ConnectError> {
     let admission = visitor.admit(pick, None, "ssh_client", SessionType::Command).await?;
     if admission.needs_secret() {
         return Err(ConnectError::Stopped(lang.get(Text::SecretNeedsTerminal).into_owned()));
     }
-    let text = String::from_utf8_lossy(command).into_owned();
+    let text = match what {
+        What::Command(command) => String::from_utf8_lossy(command).into_owned(),
+        What::Shell => SHELL.to_owned(),
+    };
     let spec = OpenSpec::plain(text.chars().take(200).collect::<String>());
     if let Some(why) = refusal(&admission, &text, lang) {
         // Nothing is opened at the asset, but the attempt leaves its session and its row.
@@ -104,7 +119,11 @@ async fn attempt(
     if row.verdict.rule.is_some() {
         let _ = writer.stderr(super::shell::message(lang, &row.verdict)).await;
     }
-    let channel = match connected.peer.exec(command, None).await {
+    let channel = match what {
+        What::Command(command) => connected.peer.exec(command, None).await,
+        What::Shell => shell_channel(&connected.peer).await,
+    };
+    let channel = match channel {
         Ok(channel) => channel,
         Err(error) => {
             session.close(Ending::connect_failed(error.to_string())).await;
@@ -112,9 +131,16 @@ async fn attempt(
         }
     };
     let (from, to) = asset::ssh(channel, charset(&connected.admission));
-    let exit = splice(&session, reader, writer, from, to, row, lang).await;
+    let lines = matches!(what, What::Shell).then(Vec::new);
+    let exit = splice(&session, reader, writer, from, to, row, lines, lang).await;
     visitor.give_back(connected);
     Ok(exit)
+}
+
+async fn shell_channel(peer: &SshPeer) -> Result<SshChannel, DialError> {
+    let mut channel = peer.session().await?;
+    channel.start_shell(None).await?;
+    Ok(channel)
 }
 
 /// Why a command may not run, if so: a command filter, or a file transfer that the grant does not include.
@@ -165,6 +191,7 @@ impl Kept {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "a splice touches both ends, the tap and the row")]
 async fn splice(
     session: &SessionHandle,
     reader: &mut UserReader,
@@ -172,18 +199,20 @@ async fn splice(
     mut from: AssetReader,
     to: AssetWriter,
     row: ExecRow,
+    lines: Option<Vec<u8>>,
     lang: Lang,
 ) -> Exit {
     let mut kept = Kept { bytes: Vec::new(), limit: session.output_limit(), cut: false };
     let side = {
         let down = down(session, &mut from, writer, &mut kept);
-        let up = up(session, reader, &to);
+        let up = up(session, reader, writer, &to, lines, lang);
         tokio::pin!(down);
         tokio::pin!(up);
         tokio::select! {
             side = &mut down => side,
             side = &mut up => side,
             stop = session.killed() => Side::Stopped(stop),
+            () = writer.gone() => Side::User,
         }
     };
     let output = String::from_utf8_lossy(&kept.bytes).into_owned();
@@ -235,7 +264,14 @@ async fn down(session: &SessionHandle, from: &mut AssetReader, user: &UserWriter
     }
 }
 
-async fn up(session: &SessionHandle, reader: &mut UserReader, to: &AssetWriter) -> Side {
+async fn up(
+    session: &SessionHandle,
+    reader: &mut UserReader,
+    user: &UserWriter,
+    to: &AssetWriter,
+    mut lines: Option<Vec<u8>>,
+    lang: Lang,
+) -> Side {
     let mut control = session.control();
     loop {
         let Some(input) = reader.next().await else { return Side::User };
@@ -250,9 +286,31 @@ async fn up(session: &SessionHandle, reader: &mut UserReader, to: &AssetWriter) 
                 if let Err(stop) = session.input(&data).await {
                     return Side::Stopped(stop);
                 }
+                let data = match &mut lines {
+                    None => data,
+                    Some(held) => match script(session, user, held, &data, lang).await {
+                        Ok(data) if data.is_empty() => continue,
+                        Ok(data) => data,
+                        Err(stop) => return Side::Stopped(stop),
+                    },
+                };
                 to.data(data).await
             }
-            UserInput::Eof => to.eof().await,
+            UserInput::Eof => {
+                // A last line without its end.
+                let rest = match &mut lines {
+                    Some(held) if !held.is_empty() => script(session, user, held, b"\n", lang).await,
+                    _ => Ok(Bytes::new()),
+                };
+                match rest {
+                    Ok(rest) if rest.is_empty() => to.eof().await,
+                    Ok(rest) => match to.data(rest).await {
+                        Ok(()) => to.eof().await,
+                        gone => gone,
+                    },
+                    Err(stop) => return Side::Stopped(stop),
+                }
+            }
             UserInput::Signal(signal) => to.signal(signal).await,
             UserInput::Resize(..) => Ok(()),
         };
@@ -263,6 +321,42 @@ async fn up(session: &SessionHandle, reader: &mut UserReader, to: &AssetWriter) 
             return Side::User;
         }
     }
+}
+
+/// Longest line of a script that is judged as one; longer ones are judged in pieces.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Takes input of a shell and returns the whole lines of it that may run. Each leaves its row; what a rule refuses is
+/// left out, and the user is told.
+async fn script(
+    session: &SessionHandle,
+    user: &UserWriter,
+    held: &mut Vec<u8>,
+    data: &[u8],
+    lang: Lang,
+) -> Result<Bytes, Stop> {
+    let mut pass = Vec::with_capacity(data.len());
+    for piece in data.split_inclusive(|b| *b == b'\n') {
+        held.extend_from_slice(piece);
+        if held.last() != Some(&b'\n') && held.len() < MAX_LINE {
+            continue;
+        }
+        let text = String::from_utf8_lossy(held).trim().to_owned();
+        if !text.is_empty() {
+            let row = session.exec_command(&text).await?;
+            if row.verdict.rule.is_some() {
+                // A user who is gone is noticed by whoever reads from them.
+                let _ = user.stderr(super::shell::message(lang, &row.verdict)).await;
+            }
+            if row.verdict.is_refused() {
+                held.clear();
+                continue;
+            }
+            session.exec_done(row, String::new(), false).await?;
+        }
+        pass.append(held);
+    }
+    Ok(Bytes::from(pass))
 }
 
 #[cfg(test)]

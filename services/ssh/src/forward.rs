@@ -88,10 +88,8 @@ async fn splice(session: &SessionHandle, channel: UserChannel, tunnel: gatehouse
                             return "the user closed the tunnel".to_owned();
                         }
                     }
-                    ChannelMsg::Eof => {
-                        if writer.eof().await.is_err() {
-                            return "the user closed the tunnel".to_owned();
-                        }
+                    ChannelMsg::Eof if writer.eof().await.is_err() => {
+                        return "the user closed the tunnel".to_owned();
                     }
                     ChannelMsg::Close => break,
                     _ => {}
@@ -106,6 +104,7 @@ async fn splice(session: &SessionHandle, channel: UserChannel, tunnel: gatehouse
             reason = &mut down => reason,
             reason = &mut up => reason,
             stop = session.killed() => stop.reason,
+            () = writer.gone() => "the user closed the tunnel".to_owned(),
         }
     };
     // Closed already is as good.

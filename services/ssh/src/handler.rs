@@ -9,6 +9,7 @@ use gatehouse_dial::flow::{self, Intake, Outlet, Valve};
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelWriteHalf, Pty, Sig};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::auth::{Entered, Login};
 use crate::direct;
@@ -34,6 +35,8 @@ struct Lane {
     valve: Valve,
     /// Gone when nobody reads the channel any more.
     alive: Weak<()>,
+    /// Tells the channel's task when the lane goes.
+    _gone: DropGuard,
     /// Until something is started on it.
     waiting: Option<Waiting>,
 }
@@ -42,6 +45,7 @@ struct Waiting {
     outlet: Outlet,
     half: ChannelWriteHalf<Msg>,
     held: Arc<()>,
+    gone: CancellationToken,
     term: Option<Term>,
 }
 
@@ -87,8 +91,10 @@ impl Connection {
         let (intake, outlet, valve) = flow::backlog();
         let held = Arc::new(());
         let alive = Arc::downgrade(&held);
-        let waiting = Some(Waiting { outlet, half, held, term: None });
-        self.lanes.insert(id, Lane { intake, valve, alive, waiting });
+        let gone = CancellationToken::new();
+        let _gone = gone.clone().drop_guard();
+        let waiting = Some(Waiting { outlet, half, held, gone, term: None });
+        self.lanes.insert(id, Lane { intake, valve, alive, _gone, waiting });
         Some(id)
     }
 
@@ -102,8 +108,8 @@ impl Connection {
     /// Takes the channel to start something on it; once.
     fn start(&mut self, id: ChannelId, session: &Session) -> Option<(Visitor, UserChannel, Option<Term>)> {
         let visitor = self.visitor.clone()?;
-        let Waiting { outlet, half, held, term } = self.lanes.get_mut(&id)?.waiting.take()?;
-        Some((visitor, UserChannel::new(outlet, half, session.handle(), held), term))
+        let Waiting { outlet, half, held, gone, term } = self.lanes.get_mut(&id)?.waiting.take()?;
+        Some((visitor, UserChannel::new(outlet, half, session.handle(), held, gone), term))
     }
 }
 

@@ -290,6 +290,7 @@ async fn splice(
             side = &mut down => side,
             side = &mut up => side,
             stop = session.killed() => Side::Stopped(stop),
+            () = user_writer.gone() => Side::User,
             stop = watch_pause(session, user_writer, lang) => Side::Stopped(stop),
         }
     };

@@ -13,7 +13,7 @@ use gatehouse_dial::flow::Outlet;
 use russh::server::{Handle, Msg};
 use russh::{ChannelId, ChannelMsg, ChannelWriteHalf, Sig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::ReusableBoxFuture;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 /// Code of standard error among extended data (RFC 4254 section 5.2).
 const STDERR: u32 = 1;
@@ -48,8 +48,15 @@ pub struct UserChannel {
 
 impl UserChannel {
     /// `held` is let go when nobody reads the channel any more.
-    pub(crate) fn new(outlet: Outlet, half: ChannelWriteHalf<Msg>, handle: Handle, held: Arc<()>) -> Self {
-        Self { reader: UserReader { outlet, _held: held }, writer: UserWriter { half, handle } }
+    /// `gone` is cancelled when the channel or the connection is closed.
+    pub(crate) fn new(
+        outlet: Outlet,
+        half: ChannelWriteHalf<Msg>,
+        handle: Handle,
+        held: Arc<()>,
+        gone: CancellationToken,
+    ) -> Self {
+        Self { reader: UserReader { outlet, _held: held }, writer: UserWriter { half, handle, gone } }
     }
 
     /// For two tasks.
@@ -99,9 +106,16 @@ impl UserReader {
 pub struct UserWriter {
     half: ChannelWriteHalf<Msg>,
     handle: Handle,
+    gone: CancellationToken,
 }
 
 impl UserWriter {
+    /// Resolves when the user closed the channel or the connection, even while what they sent before still waits for an
+    /// asset that does not take it.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
     pub fn id(&self) -> ChannelId {
         self.half.id()
     }

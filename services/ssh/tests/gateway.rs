@@ -121,7 +121,9 @@ async fn read_until(stdout: &mut (impl AsyncReadExt + Unpin), seen: &mut String,
     let mut buffer = [0; 4096];
     let from = seen.len();
     let wait = async {
-        while !seen[from..].contains(what) && !(what == "$ " && seen[from..].contains("# ")) {
+        // A shell of root has another prompt.
+        let there = |text: &str| text.contains(what) || what == "$ " && text.contains("# ");
+        while !there(&seen[from..]) {
             let n = stdout.read(&mut buffer).await.unwrap();
             assert!(n > 0, "the session ended before {what:?}: {seen}");
             seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
@@ -130,6 +132,50 @@ async fn read_until(stdout: &mut (impl AsyncReadExt + Unpin), seen: &mut String,
     if timeout(PATIENCE, wait).await.is_err() {
         panic!("{what:?} did not show: {seen:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_for_a_shell_without_a_terminal_is_judged_line_by_line() {
+    let world = World::new().await;
+    let mut ssh = world.ssh(&world.direct(), &["-T"]).spawn().unwrap();
+    let mut stdin = ssh.stdin.take().unwrap();
+    let script = format!("cd {}\necho one\ntouch made; touch forbidden\necho two", world.dir.path().display());
+    stdin.write_all(script.as_bytes()).await.unwrap();
+    drop(stdin);
+    let out = timeout(PATIENCE, ssh.wait_with_output()).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.contains("one\n") && text.contains("two\n"), "{text} {}", String::from_utf8_lossy(&out.stderr));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("forbidden by the rule"));
+    assert!(!world.path("made").exists());
+    world.closed_sessions(1).await;
+    let refused = commands(&world).into_iter().filter(|r| r.risk_level == RiskLevel::Reject).count();
+    assert_eq!((commands(&world).len(), refused), (5, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_leaves_while_the_asset_does_not_read_leaves_nothing_behind() {
+    let world = World::new().await;
+    let mut ssh = world.ssh(&world.direct(), &[]);
+    let mut ssh = ssh.arg("sleep 60").spawn().unwrap();
+    let mut stdin = ssh.stdin.take().unwrap();
+    let pushing = tokio::spawn(async move {
+        let block = vec![0; 64 * 1024];
+        let mut sent = 0_usize;
+        while stdin.write_all(&block).await.is_ok() {
+            sent += block.len();
+            if sent > 64 * 1024 * 1024 {
+                break;
+            }
+        }
+        sent
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let moved = world.core.live().list(Some(ORG))[0].session.bytes_in;
+    assert!(moved < 8 * 1024 * 1024, "the gateway took {moved} bytes for an asset that does not read");
+    ssh.kill().await.unwrap();
+    assert!(pushing.await.unwrap() < 16 * 1024 * 1024, "the user's client was not held");
+    let sessions = world.closed_sessions(1).await;
+    assert_eq!(sessions[0].end_reason, "the user closed the connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -226,10 +226,7 @@ impl Menu<'_> {
     }
 
     async fn search_within(&mut self, text: &str) -> Result<(), Leave> {
-        let mut list = match self.list.take() {
-            Some(list) => list,
-            None => return self.search(text, Place::Anywhere).await,
-        };
+        let Some(mut list) = self.list.take() else { return self.search(text, Place::Anywhere).await };
         list.within.push(text.to_owned());
         list.page = 0;
         self.show(list).await
