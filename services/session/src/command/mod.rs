@@ -48,7 +48,8 @@ pub struct Options {
     pub max_command: usize,
     /// Bytes of output text kept per command, default 64 KiB; the recording holds everything.
     pub max_output: usize,
-    /// How long the asset must have been silent for an edited line to count as settled, default 25 ms.
+    /// The grain of waiting, default 25 ms: an edited line that does not show what was typed (yet) has settled after four
+    /// times that without output. A line that shows what was typed needs no silence.
     pub quiet: Duration,
     /// The longest wait for the echo before an Enter is judged anyway, default 400 ms.
     pub max_settle: Duration,

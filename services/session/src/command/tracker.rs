@@ -64,7 +64,6 @@ pub struct Tracker {
     since_input: usize,
     pos: u64,
     changes_at_commit: u64,
-    changes_at_input: u64,
     last_input: Option<Instant>,
     last_output: Option<Instant>,
     /// Output came after the last key.
@@ -107,7 +106,6 @@ impl Tracker {
             since_input: 0,
             pos: 0,
             changes_at_commit: 0,
-            changes_at_input: 0,
             last_input: None,
             last_output: None,
             answered: true,
@@ -227,6 +225,9 @@ impl Tracker {
         {
             return None;
         }
+        if self.was_alternate && self.running.as_ref().is_some_and(|running| running.editor) && self.editor_settled() {
+            return None;
+        }
         let echo = self.echo_time.unwrap_or(self.options.max_settle);
         let since_key = self.last_input.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if !self.answered {
@@ -240,7 +241,9 @@ impl Tracker {
             };
             return patience.checked_sub(since_key).filter(|left| !left.is_zero());
         }
-        let quiet = self.options.quiet.max(echo.min(Duration::from_millis(100)));
+        // What recalls or completes may be answered in pieces, other output may come before its answer, and an echo that is not
+        // complete is still coming.
+        let quiet = (self.options.quiet * 4).max(echo.min(Duration::from_millis(200)));
         let silent = self.last_output.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         quiet.checked_sub(silent.min(since_key)).filter(|left| !left.is_zero())
     }
@@ -379,7 +382,6 @@ impl Tracker {
     fn sent(&mut self, now: Instant) {
         self.last_input = Some(now);
         self.answered = false;
-        self.changes_at_input = self.terminal.state().changes;
     }
 
     // Looking at output

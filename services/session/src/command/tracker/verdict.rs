@@ -130,20 +130,15 @@ impl Tracker {
             let command_line = self.knows(&candidate.prompt)
                 || prompt::takes_commands(&candidate.prompt)
                 || prompt::continues(&candidate.prompt);
-            if late_secret
-                || prompt::asks_secret(&candidate.prompt)
-                || !command_line
-                || !self.typed.is_exact()
-                || is_masked(shown)
-            {
+            if late_secret || prompt::asks_secret(&candidate.prompt) || !command_line || is_masked(shown) {
                 candidate.kind = Kind::NoEcho;
                 candidate.record = false;
                 candidate.alternatives.push(typed);
                 return (candidate, true, None);
             }
             candidate.text = typed.to_string();
-            candidate.confidence = Confidence::Typed;
-            agreed = true;
+            agreed = self.typed.is_exact();
+            candidate.confidence = if agreed { Confidence::Typed } else { Confidence::Unknown };
         } else if exact && (early || same(shown, &typed)) {
             let seen = same(shown, &typed) || squeezed(shown).ends_with(&squeezed(&typed));
             candidate.text = typed.trim_end().to_owned();
@@ -156,10 +151,7 @@ impl Tracker {
         } else if self.typed.overflow {
             candidate.text = typed.to_string();
             candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
-        } else if self.typed.is_exact()
-            && self.typed.touched
-            && self.screen_lags(reading.as_ref(), shown, &typed, settled)
-        {
+        } else if self.typed.is_exact() && self.typed.touched && self.screen_lags(reading.as_ref(), shown, &typed) {
             candidate.text = typed.trim_end().to_owned();
             candidate.confidence = Confidence::Typed;
             candidate.alternatives.push(Zeroizing::new(shown.to_owned()));
@@ -205,6 +197,14 @@ impl Tracker {
         (candidate, agreed, reading.map(|reading| reading.end_row))
     }
 
+    /// The keys cannot have opened a command line of a full-screen program, or it shows them all.
+    pub(super) fn editor_settled(&self) -> bool {
+        let typed = self.typed.text();
+        let Some(at) = typed.find([':', '!', '|']) else { return !self.typed.is_empty() };
+        let (line, _) = extract::bottom_line(self.terminal.state(), self.options.max_command);
+        self.typed.is_exact() && squeezed(&line).ends_with(&squeezed(typed.get(at..).unwrap_or("")))
+    }
+
     /// Keys were typed and nothing of them is shown.
     pub(super) fn hidden(&self, shown: &str, typed: &str) -> bool {
         if typed.trim().is_empty() {
@@ -214,13 +214,13 @@ impl Tracker {
     }
 
     /// The keys know more than the screen: the echo did not come in time, or the line does not fit on the screen.
-    pub(super) fn screen_lags(&self, reading: Option<&Reading>, shown: &str, typed: &str, settled: bool) -> bool {
+    pub(super) fn screen_lags(&self, reading: Option<&Reading>, shown: &str, typed: &str) -> bool {
         let Some(reading) = reading else { return true };
         if reading.overflow {
             return true;
         }
         let (shown, typed) = (squeezed(shown), squeezed(typed));
-        if !settled && typed.starts_with(&shown) {
+        if typed.starts_with(&shown) {
             return true;
         }
         // Editors that scroll sideways show a piece with a mark at its edge.
