@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cac
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 DEV_DIR ?= $(CURDIR)/.dev
 
-.PHONY: help deps test-deps run test lint fuzz bench crash clean
+.PHONY: help deps test-deps run test lint fuzz bench soak crash clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ lint: deps
 bench: test-deps ## Ratios against OpenSSH in the same run, and the budgets of the design
 	cargo build --release -p gatehouse -p gatehouse-tests --bins
 	$(CARGO_TARGET_DIR)/release/bench --gatehouse $(CARGO_TARGET_DIR)/release/gatehouse
+
+soak: test-deps ## 20 SFTP gets and puts of 1 GiB and 1 GiB full duplex through the gateway, byte-identical (long)
+	cargo build --release -p gatehouse -p gatehouse-tests --bins
+	$(CARGO_TARGET_DIR)/release/bench --gatehouse $(CARGO_TARGET_DIR)/release/gatehouse --only soak
 
 crash: test-deps ## 200 rounds of kill -9 under load: no acknowledged entry may be lost
 	GATEHOUSE_CRASH_ROUNDS=200 cargo nextest run --locked -p gatehouse-store -E 'test(kill_at)' --no-capture

@@ -4,6 +4,7 @@
 
 mod figures;
 mod scale;
+mod soak;
 mod ssh;
 
 use figures::Report;
@@ -26,7 +27,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut report = Report::default();
     runtime.block_on(async {
-        if ["throughput", "connect", "echo", "idle", "sftp", "stall"].into_iter().any(wanted) {
+        if ["throughput", "connect", "echo", "idle", "sftp", "stall", "soak"].into_iter().any(wanted) {
             let stage = ssh::Stage::start().await;
             if wanted("throughput") {
                 stage.throughput(&mut report);
@@ -43,6 +44,10 @@ fn main() {
             if wanted("stall") {
                 stage.stall(&mut report);
             }
+            // Half an hour of transfers: only when asked for by name.
+            if only.iter().any(|o| o == "soak") {
+                stage.soak(&mut report);
+            }
             if wanted("idle") {
                 stage.idle(&mut report).await;
             }
@@ -55,6 +60,6 @@ fn main() {
 }
 
 fn usage() -> ! {
-    eprintln!("usage: bench [--gatehouse BINARY] [--only throughput|connect|echo|sftp|stall|idle|scale]...");
+    eprintln!("usage: bench [--gatehouse BINARY] [--only throughput|connect|echo|sftp|stall|idle|scale|soak]...");
     std::process::exit(2);
 }

@@ -80,7 +80,27 @@ impl Stage {
         ssh
     }
 
-    fn gateway(&self) -> Command {
+    pub(crate) fn pid(&self) -> u32 {
+        self.world.pid()
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn bulk(&self) -> PathBuf {
+        self.bulk.clone()
+    }
+
+    /// `sftp` that reads its script from standard input.
+    pub(crate) fn gateway_sftp(&self) -> Command {
+        let mut sftp = Command::new("sftp");
+        sftp.args(SSH_OPTIONS).args(["-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
+        sftp.args(["-P", &self.world.ssh.to_string(), "-b", "-", "-o", &format!("User={}", self.login), "127.0.0.1"]);
+        sftp
+    }
+
+    pub(crate) fn gateway(&self) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.args(SSH_OPTIONS).args(["-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key).args([
             "-p",
@@ -253,18 +273,7 @@ impl Stage {
                     "-",
                     &format!("{}@127.0.0.1", self.target.user),
                 ]);
-                let mut through = Command::new("sftp");
-                through.args(SSH_OPTIONS).args(["-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
-                through.args([
-                    "-P",
-                    &self.world.ssh.to_string(),
-                    "-b",
-                    "-",
-                    "-o",
-                    &format!("User={}", self.login),
-                    "127.0.0.1",
-                ]);
-                let (direct, through) = (run(direct, script("/tmp/")), run(through, script("/")));
+                let (direct, through) = (run(direct, script("/tmp/")), run(self.gateway_sftp(), script("/")));
                 if round > 0 {
                     ratios.push(direct / through);
                 }

@@ -79,6 +79,10 @@ impl Interactive {
         self.seen.lock().unwrap().clone()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Closes its input and waits for the end; answers the exit code.
     #[track_caller]
     pub fn finish(&mut self) -> Option<i32> {
