@@ -366,6 +366,84 @@ async fn a_tunnel_leads_to_the_asset_only_and_is_a_session() {
     assert_ne!(status, 0);
 }
 
+/// Stands in for a telnet device: asks for name and password, then answers each line.
+async fn telnet_stand_in() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (read, mut write) = stream.into_split();
+                let mut lines = tokio::io::AsyncBufReadExt::split(tokio::io::BufReader::new(read), b'\r');
+                // GBK: the two characters for "device".
+                write.write_all(b"\xc9\xe8\xb1\xb8 login: ").await?;
+                lines.next_segment().await?;
+                write.write_all(b"Password: ").await?;
+                let password = lines.next_segment().await?.unwrap_or_default();
+                let right = String::from_utf8_lossy(&password).contains("t3lnet-secret");
+                write.write_all(if right { b"\r\nwelcome\r\n\xc9\xe8\xb1\xb8# " } else { b"bad\r\nlogin: " }).await?;
+                while let Some(line) = lines.next_segment().await? {
+                    let line: Vec<u8> = line.into_iter().filter(|b| *b >= 0x20 && *b != 0xff).collect();
+                    write.write_all(&[b"\r\nran ", &line[..], b"\r\n\xc9\xe8\xb1\xb8# "].concat()).await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_opens_the_door_to_a_stand_in_for_a_telnet_device_that_speaks_gbk() {
+    let world = World::new().await;
+    world
+        .identity
+        .reset_password(world.user, "Correct-Horse-7", false, &gatehouse_identity::By::system())
+        .await
+        .unwrap();
+    let port = telnet_stand_in().await;
+    let asset = world.store.in_org(ORG).get::<gatehouse_model::asset::Asset>(world.asset).unwrap().unwrap();
+    let mut device = (*asset).clone();
+    device.id = uuid::Uuid::now_v7();
+    device.name = "switch1".into();
+    device.protocols = vec![gatehouse_model::asset::AssetProtocol { name: "telnet".into(), port }];
+    let linux = world.core.read().platform(device.platform).unwrap();
+    let mut platform = (*linux).clone();
+    platform.id = uuid::Uuid::now_v7();
+    platform.name = "GBK device".into();
+    platform.charset = gatehouse_model::asset::Charset::Gbk;
+    device.platform = platform.id;
+    let grant = world.store.in_org(ORG).get::<AssetPermission>(world.grant).unwrap().unwrap();
+    let mut grant = (*grant).clone();
+    grant.accounts.push("@INPUT".into());
+    let mut batch = world.store.batch();
+    batch.put(platform).put(device).put(grant);
+    world.store.commit(batch).await.unwrap();
+    world.core.read().settled().await;
+
+    let mut ssh = tokio::process::Command::new("sshpass");
+    ssh.args(["-p", "Correct-Horse-7", "ssh", "-tt", "-F", "none", "-o", "StrictHostKeyChecking=no"])
+        .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "PubkeyAuthentication=no"])
+        .args(["-p", &world.port.to_string(), "-l", "kim@telnet@netadmin@switch1", "127.0.0.1"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    let mut ssh = ssh.spawn().expect("sshpass is needed: apt install sshpass");
+    let (mut stdin, mut stdout) = (ssh.stdin.take().unwrap(), ssh.stdout.take().unwrap());
+    let mut seen = String::new();
+    read_until(&mut stdout, &mut seen, "Password of netadmin: ").await;
+    stdin.write_all(b"t3lnet-secret\r").await.unwrap();
+    read_until(&mut stdout, &mut seen, "设备# ").await;
+    stdin.write_all("show 版本\r".as_bytes()).await.unwrap();
+    read_until(&mut stdout, &mut seen, "ran show 版本").await;
+    drop(stdin);
+    ssh.kill().await.unwrap();
+    let sessions = world.closed_sessions(1).await;
+    assert_eq!((sessions[0].protocol.as_str(), sessions[0].account.as_str()), ("telnet", "@INPUT(netadmin)"));
+    let shown = String::from_utf8(recorded(&world, &sessions[0]).0).unwrap();
+    assert!(shown.contains("ran show 版本") && !shown.contains("t3lnet-secret") && !seen.contains("t3lnet-secret"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_costs_the_gateway_nothing() {
     let world = World::new().await;

@@ -33,6 +33,7 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: Store,
     pub(crate) core: Core,
+    pub(crate) identity: Identity,
     pub(crate) user: Uuid,
     pub(crate) asset: Uuid,
     pub(crate) grant: Uuid,
@@ -245,11 +246,11 @@ impl World {
         let options = IdentityOptions { hash_cost: HashCost::CHEAP_FOR_TESTS };
         let identity =
             Identity::with_options(store.clone(), Arc::new(NullNotifier), Arc::new(Utc::now), options).unwrap();
-        let gateway = SshGateway::new(core.clone(), identity, SshConfig::default()).await.unwrap();
+        let gateway = SshGateway::new(core.clone(), identity.clone(), SshConfig::default()).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move { gateway.run(listener, std::future::pending()).await });
-        Self { dir, store, core, user, asset, grant, port, _sshd: sshd }
+        Self { dir, store, core, identity, user, asset, grant, port, _sshd: sshd }
     }
 
     pub(crate) fn direct(&self) -> String {
