@@ -45,7 +45,7 @@ pub struct ApiContext {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct App(Arc<Inner>);
+pub(crate) struct App(Arc<Inner>);
 
 struct Inner {
     context: ApiContext,
@@ -66,7 +66,7 @@ struct Spm {
 
 /// A one-time right to open one watching socket.
 #[derive(Clone)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     pub user: Uuid,
     pub org: Option<Uuid>,
     pub session: Uuid,
@@ -78,8 +78,8 @@ pub struct Ticket {
 const BODY_ROOM: usize = 128 * 1024;
 const SPM_TTL: Duration = Duration::from_secs(300);
 const SPM_MAX: usize = 256;
-pub const SPM_IDS: usize = 10_000;
-pub const TICKET_TTL: Duration = Duration::from_secs(60);
+pub(crate) const SPM_IDS: usize = 10_000;
+pub(crate) const TICKET_TTL: Duration = Duration::from_secs(60);
 const TICKETS_MAX: usize = 1_024;
 
 impl App {
@@ -144,7 +144,7 @@ impl App {
         let wait = tokio::time::timeout(Duration::from_secs(10), self.0.bodies.acquire_many(kib));
         match wait.await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem { retry_after: Some(5), ..Problem::unavailable("too many large requests; try again") }),
+            _ => Err(Problem::unavailable("too many large requests; try again").after(5)),
         }
     }
 
@@ -152,7 +152,7 @@ impl App {
     pub async fn heavy(&self) -> Result<SemaphorePermit<'_>, Problem> {
         match tokio::time::timeout(Duration::from_secs(30), self.0.heavy.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem { retry_after: Some(30), ..Problem::unavailable("other long work is running; try again") }),
+            _ => Err(Problem::unavailable("other long work is running; try again").after(30)),
         }
     }
 
@@ -180,7 +180,7 @@ impl App {
         let mut kept = self.0.tickets.lock();
         kept.retain(|_, t| t.made.elapsed() < TICKET_TTL);
         if kept.len() >= TICKETS_MAX {
-            return Err(Problem { retry_after: Some(60), ..Problem::unavailable("too many unused tickets") });
+            return Err(Problem::unavailable("too many unused tickets").after(60));
         }
         kept.insert(hash, ticket);
         Ok(())
@@ -214,7 +214,7 @@ impl App {
 
 /// Counters of the web door.
 #[derive(Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     classes: [AtomicU64; 6],
 }
 
@@ -232,6 +232,6 @@ impl Metrics {
 }
 
 /// Text of the client for logs; bounded and without control characters.
-pub fn clean_agent(agent: Option<&str>) -> String {
+pub(crate) fn clean_agent(agent: Option<&str>) -> String {
     agent.unwrap_or("").chars().filter(|c| !c.is_control()).take(256).collect()
 }

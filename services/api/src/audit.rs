@@ -36,10 +36,10 @@ gatehouse_model::choices! {
     }
 }
 
-pub const MASK: &str = "******";
+pub(crate) const MASK: &str = "******";
 
 /// What happened to one object.
-pub struct Operation {
+pub(crate) struct Operation {
     pub action: Action,
     /// The noun as people read it: "User", "Asset"...
     pub resource_type: &'static str,
@@ -54,7 +54,15 @@ pub struct Operation {
 
 impl Operation {
     pub fn new(action: Action, resource_type: &'static str, resource: impl Into<String>, id: Uuid) -> Self {
-        Self { action, resource_type, resource: resource.into(), resource_id: id, org: None, diff: Vec::new(), refs: Vec::new() }
+        Self {
+            action,
+            resource_type,
+            resource: resource.into(),
+            resource_id: id,
+            org: None,
+            diff: Vec::new(),
+            refs: Vec::new(),
+        }
     }
     #[must_use]
     pub fn org(mut self, org: Uuid) -> Self {
@@ -79,7 +87,7 @@ impl Operation {
     }
 }
 
-pub fn entry(call: &Call, now: DateTime<Utc>, op: Operation) -> LedgerEntry {
+pub(crate) fn entry(call: &Call, now: DateTime<Utc>, op: Operation) -> LedgerEntry {
     let org = op.org.unwrap_or_else(|| call.scope.id());
     let body = json!({
         "user": call.user.display(),
@@ -97,7 +105,7 @@ pub fn entry(call: &Call, now: DateTime<Utc>, op: Operation) -> LedgerEntry {
 }
 
 /// Writes one entry by itself, durable before the answer: audited reads.
-pub async fn record(call: &Call, op: Operation) -> Result<(), Problem> {
+pub(crate) async fn record(call: &Call, op: Operation) -> Result<(), Problem> {
     let entry = entry(call, call.app.now(), op);
     call.app.store().append(entry).await?;
     Ok(())
@@ -121,7 +129,7 @@ fn bounded(value: &Value) -> Value {
 }
 
 /// The fields that differ between two shown rows.
-pub fn diff(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<Value> {
+pub(crate) fn diff(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<Value> {
     const QUIET: &[&str] = &["date_updated", "updated_by", "id", "org_id", "org_name"];
     let mut out = Vec::new();
     for (field, new) in after.iter().filter(|(f, _)| !QUIET.contains(&f.as_str())) {

@@ -20,7 +20,7 @@ use crate::problem::Problem;
 
 /// The address that counts for locks, rules and logs: the peer's, unless the peer is a proxy that the administrator named
 /// as trusted. A forged `X-Forwarded-For` from anybody else changes nothing (CVE-2023-46123).
-pub fn client_ip(app: &App, parts: &Parts) -> Result<IpAddr, Problem> {
+pub(crate) fn client_ip(app: &App, parts: &Parts) -> Result<IpAddr, Problem> {
     let Some(PeerAddr(peer)) = parts.extensions.get::<PeerAddr>() else {
         return Err(Problem::internal(&"a request came without the address of its peer"));
     };
@@ -45,7 +45,7 @@ fn behind_proxies(peer: IpAddr, hops: &[&str], trusted: &IpGroup) -> IpAddr {
     at
 }
 
-pub fn authenticate(stranger: &Stranger) -> Result<Authenticated, Problem> {
+pub(crate) fn authenticate(stranger: &Stranger) -> Result<Authenticated, Problem> {
     let target = match stranger.extensions.get::<OriginalTarget>() {
         Some(OriginalTarget(target)) => target.clone(),
         None => stranger.uri.path_and_query().map_or_else(String::new, ToString::to_string),
@@ -59,15 +59,15 @@ pub fn authenticate(stranger: &Stranger) -> Result<Authenticated, Problem> {
     stranger.app.identity().authenticate_http(&parts).map_err(Problem::from)
 }
 
-pub fn roles(app: &App) -> Result<Vec<std::sync::Arc<Role>>, Problem> {
+pub(crate) fn roles(app: &App) -> Result<Vec<std::sync::Arc<Role>>, Problem> {
     Ok(Reader::new(app.store(), Scope::Global).list::<Role>()?)
 }
 
-pub fn allowed(app: &App, user: &User, org: Uuid, point: &str) -> Result<bool, Problem> {
+pub(crate) fn allowed(app: &App, user: &User, org: Uuid, point: &str) -> Result<bool, Problem> {
     Ok(permission::allowed(user, &roles(app)?, org, point))
 }
 
-pub fn require_system(call: &Call, point: &str) -> Result<(), Problem> {
+pub(crate) fn require_system(call: &Call, point: &str) -> Result<(), Problem> {
     if allowed(&call.app, &call.user, org_ids::ROOT, point)? { Ok(()) } else { Err(Problem::forbidden()) }
 }
 
@@ -91,7 +91,7 @@ fn requested_org(stranger: &Stranger) -> Result<Option<Uuid>, Problem> {
 }
 
 /// The answer is the same for an organization that does not exist and for one that the caller has no part in.
-pub fn resolve_scope(stranger: &Stranger, user: &User, need: Need) -> Result<Scope, Problem> {
+pub(crate) fn resolve_scope(stranger: &Stranger, user: &User, need: Need) -> Result<Scope, Problem> {
     let app = &stranger.app;
     let reader = Reader::new(app.store(), Scope::Global);
     let Some(org) = requested_org(stranger)? else { return Ok(home(app, user)) };
@@ -115,7 +115,7 @@ pub fn resolve_scope(stranger: &Stranger, user: &User, need: Need) -> Result<Sco
 }
 
 /// Where a user is when the request names no organization.
-pub fn home(app: &App, user: &User) -> Scope {
+pub(crate) fn home(app: &App, user: &User) -> Scope {
     if user.is_member_of(org_ids::DEFAULT) {
         return Scope::Org(org_ids::DEFAULT);
     }
@@ -127,7 +127,7 @@ pub fn home(app: &App, user: &User) -> Scope {
     }
 }
 
-pub fn check(app: &App, user: &User, scope: Scope, need: Need) -> Result<(), Problem> {
+pub(crate) fn check(app: &App, user: &User, scope: Scope, need: Need) -> Result<(), Problem> {
     let may = match need {
         Need::Me => true,
         Need::Point(point) => allowed(app, user, scope.id(), point)?,
@@ -137,7 +137,7 @@ pub fn check(app: &App, user: &User, scope: Scope, need: Need) -> Result<(), Pro
 }
 
 /// That a second factor was verified lately, when the settings ask for it before secrets are shown (A27, A28).
-pub fn require_fresh_mfa(call: &Call) -> Result<(), Problem> {
+pub(crate) fn require_fresh_mfa(call: &Call) -> Result<(), Problem> {
     let settings = call.reader().settings()?;
     if !settings.security_view_auth_need_mfa {
         return Ok(());
@@ -155,7 +155,7 @@ pub fn require_fresh_mfa(call: &Call) -> Result<(), Problem> {
 }
 
 /// The same for what makes new credentials, as far as the user has a second factor to prove.
-pub fn require_second_factor_if_any(call: &Call) -> Result<(), Problem> {
+pub(crate) fn require_second_factor_if_any(call: &Call) -> Result<(), Problem> {
     if call.user.otp_enrolled { require_fresh_mfa(call) } else { Ok(()) }
 }
 

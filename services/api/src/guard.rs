@@ -19,8 +19,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use gatehouse_identity::Authenticated;
-use parking_lot::Mutex;
 use gatehouse_model::user::User;
+use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -51,13 +51,13 @@ pub enum Need {
     System(&'static str),
 }
 
-pub type Answer = Result<Response<Body>, Problem>;
+pub(crate) type Answer = Result<Response<Body>, Problem>;
 type Boxed = Pin<Box<dyn Future<Output = Answer> + Send>>;
 type GuardedHandler = Arc<dyn Fn(Call) -> Boxed + Send + Sync>;
 type PublicHandler = Arc<dyn Fn(Stranger) -> Boxed + Send + Sync>;
 
 /// Facts of a request that hold for everybody.
-pub struct Stranger {
+pub(crate) struct Stranger {
     pub app: App,
     pub ip: IpAddr,
     pub method: Method,
@@ -72,7 +72,7 @@ pub struct Stranger {
 }
 
 /// An authenticated and permitted request. Constructed by the guard alone.
-pub struct Call {
+pub(crate) struct Call {
     pub app: App,
     pub who: Authenticated,
     pub user: Arc<User>,
@@ -88,8 +88,8 @@ pub struct Call {
 }
 
 /// Ordinary JSON bodies; imports may be larger.
-pub const JSON_LIMIT: usize = 4 * 1024 * 1024;
-pub const IMPORT_LIMIT: usize = 16 * 1024 * 1024;
+pub(crate) const JSON_LIMIT: usize = 4 * 1024 * 1024;
+pub(crate) const IMPORT_LIMIT: usize = 16 * 1024 * 1024;
 /// A stranger's body: a log-in.
 const STRANGER_LIMIT: usize = 16 * 1024;
 
@@ -179,7 +179,7 @@ fn parse_body(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Problem> {
 
 /// For the OpenAPI document.
 #[derive(Debug, Clone, Default)]
-pub struct Doc {
+pub(crate) struct Doc {
     pub summary: String,
     /// (name, what it does) of query parameters.
     pub query: Vec<(&'static str, &'static str)>,
@@ -224,7 +224,7 @@ enum Entry {
 }
 
 #[derive(Clone)]
-pub struct Route {
+pub(crate) struct Route {
     pub method: Method,
     /// With `{name}` for parameters; ends with a slash.
     pub path: String,
@@ -244,7 +244,7 @@ impl Route {
 
 /// The registry of routes: the router, the OpenAPI document and the test that walks everything are made from it.
 #[derive(Default, Clone)]
-pub struct Routes {
+pub(crate) struct Routes {
     pub list: Vec<Route>,
 }
 
@@ -345,13 +345,14 @@ pub struct PeerAddr(pub IpAddr);
 
 /// The path and query as the client sent and signed them, before a missing trailing slash was added.
 #[derive(Debug, Clone)]
-pub struct OriginalTarget(pub String);
+pub(crate) struct OriginalTarget(pub String);
 
 async fn dispatch(app: App, entry: Entry, params: RawPathParams, request: Request) -> Response<Body> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let work = std::panic::AssertUnwindSafe(answer(app.clone(), entry, params, request)).catch_unwind();
-    let outcome = work.await.unwrap_or_else(|_| Err(Problem::internal(&format!("a handler of {method} {path} panicked"))));
+    let outcome =
+        work.await.unwrap_or_else(|_| Err(Problem::internal(&format!("a handler of {method} {path} panicked"))));
     let response = outcome.unwrap_or_else(Problem::into_response);
     app.metrics().answered(response.status());
     response

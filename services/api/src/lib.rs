@@ -17,8 +17,6 @@ mod resources;
 mod serve;
 mod tls;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response, Uri};
@@ -64,7 +62,7 @@ impl Api {
             .iter()
             .map(|r| RouteInfo { method: r.method.to_string(), path: r.path.clone(), need: r.need() })
             .collect();
-        app.set_routes(routes.list.clone(), resources.into_iter().map(Arc::from).collect());
+        app.set_routes(routes.list.clone(), resources);
         let router = routes.into_router(&app);
         // Around the router, not in it: the path is looked at before a route is chosen.
         let service = ServiceBuilder::new().map_request(with_slash).map_response(with_headers).service(router);
@@ -93,7 +91,10 @@ fn with_slash(mut request: Request<Body>) -> Request<Body> {
 fn with_headers(mut response: Response<Body>) -> Response<Body> {
     const HEADERS: &[(&str, &str)] = &[
         ("cache-control", "no-store"),
-        ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"),
+        (
+            "content-security-policy",
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+        ),
         ("cross-origin-resource-policy", "same-origin"),
         ("referrer-policy", "no-referrer"),
         ("strict-transport-security", "max-age=31536000"),

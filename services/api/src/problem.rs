@@ -5,14 +5,31 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use gatehouse_model::common::Invalid;
 use gatehouse_identity::{AuthError, IdentityError, LoginCode, LoginError};
+use gatehouse_model::common::Invalid;
 use gatehouse_notify::NotifyError;
 use gatehouse_store::StoreError;
 use serde_json::{Map, Value, json};
 
+/// Boxed: it travels through every `Result` of this crate.
 #[derive(Debug, Clone)]
-pub struct Problem {
+pub(crate) struct Problem(Box<Inner>);
+
+impl std::ops::Deref for Problem {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.0
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Inner {
     pub status: StatusCode,
     pub code: &'static str,
     pub detail: String,
@@ -36,7 +53,7 @@ impl std::error::Error for Problem {}
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Inner {
             status,
             code,
             detail: detail.into(),
@@ -44,7 +61,7 @@ impl Problem {
             items: Vec::new(),
             extra: Map::new(),
             retry_after: None,
-        }
+        }))
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
@@ -90,6 +107,13 @@ impl Problem {
 
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+    }
+
+    /// Worth another try after so many seconds.
+    #[must_use]
+    pub fn after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// The problems of a bulk request, element by element.
@@ -172,10 +196,7 @@ impl From<StoreError> for Problem {
             StoreError::TooLarge { ref what, limit } => {
                 Self::bad_request("too_large", format!("{what} is larger than {limit} bytes"))
             }
-            StoreError::DiskFull { .. }
-            | StoreError::LedgerFailing(_)
-            | StoreError::Failed(_)
-            | StoreError::Closed => {
+            StoreError::DiskFull { .. } | StoreError::LedgerFailing(_) | StoreError::Failed(_) | StoreError::Closed => {
                 tracing::error!(error = %error, "the store accepts no changes");
                 Self::unavailable("nothing can be changed at the moment; the log of the appliance says why")
             }
@@ -192,9 +213,13 @@ impl From<IdentityError> for Problem {
             IdentityError::Invalid(invalid) => invalid.into(),
             IdentityError::Refused { code, detail } => Self::bad_request(code, detail),
             IdentityError::Login(error) => error.into(),
-            IdentityError::Busy => Self { retry_after: Some(1), ..Self::unavailable(error.to_string()) },
+            IdentityError::Busy => Self::unavailable(error.to_string()).after(1),
             IdentityError::Store(error) => error.into(),
-            other => Self { code, ..Self::internal(&other) },
+            other => {
+                let mut problem = Self::internal(&other);
+                problem.code = code;
+                problem
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The query string of a request, in order, with repeated keys.
 
 #[derive(Debug, Clone, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 /// More than any form sends; the rest is ignored.
 const MAX_PAIRS: usize = 256;
@@ -73,7 +73,7 @@ fn decode(text: &str) -> String {
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986, section 2.3).
-pub fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

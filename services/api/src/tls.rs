@@ -120,7 +120,13 @@ impl TlsStore {
     }
 
     /// Checks a new pair and puts it into `batch`; `activate` makes it the one that connections get, after the commit.
-    pub fn stage(&self, batch: &mut Batch, chain: &str, key: &str, now: DateTime<Utc>) -> Result<Staged, TlsError> {
+    pub(crate) fn stage(
+        &self,
+        batch: &mut Batch,
+        chain: &str,
+        key: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Staged, TlsError> {
         let certified = certified(chain, key)?;
         let facts = facts_of(chain)?;
         if facts.date_start > now || facts.date_expired <= now {
@@ -136,12 +142,15 @@ impl TlsStore {
         Ok(Staged { certified: Arc::new(certified), facts })
     }
 
-    pub fn activate(&self, staged: &Staged) {
+    pub(crate) fn activate(&self, staged: &Staged) {
         *self.current.0.write() = staged.certified.clone();
     }
 
     /// A fresh self-signed pair (chain, key) in PEM.
-    pub fn make_self_signed(names: &[String], now: DateTime<Utc>) -> Result<(String, Zeroizing<String>), TlsError> {
+    pub(crate) fn make_self_signed(
+        names: &[String],
+        now: DateTime<Utc>,
+    ) -> Result<(String, Zeroizing<String>), TlsError> {
         let made = self_signed(names, now)?;
         Ok((made.chain.clone(), Zeroizing::new(made.key.clone())))
     }
@@ -165,7 +174,7 @@ impl TlsStore {
     }
 }
 
-pub struct Staged {
+pub(crate) struct Staged {
     certified: Arc<CertifiedKey>,
     pub facts: CertificateFacts,
 }
@@ -222,8 +231,7 @@ fn certified(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
 fn facts_of(pem: &str) -> Result<CertificateFacts, TlsError> {
     let chain = chain_of(pem)?;
     let leaf = chain.first().ok_or_else(|| TlsError::Certificate("it holds no certificate".into()))?;
-    let (_, parsed) =
-        x509_parser::parse_x509_certificate(leaf).map_err(|e| TlsError::Certificate(e.to_string()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|e| TlsError::Certificate(e.to_string()))?;
     let moment = |t: x509_parser::time::ASN1Time| DateTime::from_timestamp(t.timestamp(), 0).unwrap_or_default();
     let mut names = Vec::new();
     if let Ok(Some(alternative)) = parsed.subject_alternative_name() {

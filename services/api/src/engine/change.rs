@@ -20,16 +20,20 @@ use crate::audit::{self, Operation};
 use crate::guard::Call;
 use crate::problem::Problem;
 
+/// A record without its type.
+type Held = Box<dyn Any + Send + Sync>;
+type Flush = fn(Option<Held>, Option<u64>, Uuid, &mut Batch);
+
 struct Staged {
     id: Uuid,
     /// `None`: deleted.
-    value: Option<Box<dyn Any + Send + Sync>>,
+    value: Option<Held>,
     /// `None`: new.
     version: Option<u64>,
-    flush: fn(Option<Box<dyn Any + Send + Sync>>, Option<u64>, Uuid, &mut Batch),
+    flush: Flush,
 }
 
-fn flush<T: Kept>(value: Option<Box<dyn Any + Send + Sync>>, version: Option<u64>, id: Uuid, batch: &mut Batch) {
+fn flush<T: Kept>(value: Option<Held>, version: Option<u64>, id: Uuid, batch: &mut Batch) {
     match value.map(Box::<dyn Any + Send + Sync>::downcast::<T>) {
         Some(Ok(record)) => record.stage(batch, version),
         // Made and deleted by the same change: nothing to do. A wrong type cannot happen: the key holds the kind.
@@ -39,7 +43,7 @@ fn flush<T: Kept>(value: Option<Box<dyn Any + Send + Sync>>, version: Option<u64
     }
 }
 
-pub struct Change<'c> {
+pub(crate) struct Change<'c> {
     pub call: &'c Call,
     pub reader: Reader,
     pub now: DateTime<Utc>,
@@ -57,7 +61,16 @@ type After = Box<dyn FnOnce(App) -> Pin<Box<dyn Future<Output = Result<(), Probl
 impl<'c> Change<'c> {
     pub fn new(call: &'c Call) -> Self {
         let reader = call.reader();
-        Self { call, reader, now: call.app.now(), staged: Vec::new(), at: HashMap::new(), entries: Vec::new(), also: Vec::new(), after: Vec::new() }
+        Self {
+            call,
+            reader,
+            now: call.app.now(),
+            staged: Vec::new(),
+            at: HashMap::new(),
+            entries: Vec::new(),
+            also: Vec::new(),
+            after: Vec::new(),
+        }
     }
 
     /// The record as this change leaves it.
@@ -92,14 +105,7 @@ impl<'c> Change<'c> {
         self.put(record.id(), Some(Box::new(record)), Some(version), flush::<T>, T::KIND);
     }
 
-    fn put(
-        &mut self,
-        id: Uuid,
-        value: Option<Box<dyn Any + Send + Sync>>,
-        version: Option<u64>,
-        flush: fn(Option<Box<dyn Any + Send + Sync>>, Option<u64>, Uuid, &mut Batch),
-        kind: &'static str,
-    ) {
+    fn put(&mut self, id: Uuid, value: Option<Held>, version: Option<u64>, flush: Flush, kind: &'static str) {
         match self.at.get(&(kind, id)).and_then(|at| self.staged.get_mut(*at)) {
             // The first version is the one that the store holds.
             Some(staged) => staged.value = value,
@@ -202,7 +208,7 @@ impl<'c> Change<'c> {
 
 /// What a request gave, in stored form, by field name. Holds only fields that the description lets be written.
 #[derive(Default)]
-pub struct Input {
+pub(crate) struct Input {
     pub values: serde_json::Map<String, Value>,
     pub creating: bool,
 }

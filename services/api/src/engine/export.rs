@@ -14,12 +14,12 @@ use crate::problem::Problem;
 const MAX_EXPORT: usize = 50_000;
 
 /// How a column is headed; imports read it back. Required fields carry a star, as in JumpServer.
-pub fn heading(field: &Field) -> String {
+pub(crate) fn heading(field: &Field) -> String {
     format!("{}{}({})", if field.required { "*" } else { "" }, field.label, field.name)
 }
 
 /// The text of a shown value, in a form that an import reads.
-pub fn cell(kind: Kind, shown: &Value) -> String {
+pub(crate) fn cell(kind: Kind, shown: &Value) -> String {
     let name_and_id = |v: &Value| match (v.get("name").and_then(Value::as_str), v.get("id").and_then(Value::as_str)) {
         (Some(name), Some(id)) => format!("{name}({id})"),
         _ => plain(v),
@@ -31,7 +31,8 @@ pub fn cell(kind: Kind, shown: &Value) -> String {
         },
         Kind::Related(_) => name_and_id(shown),
         Kind::ManyRelated(_) => {
-            let items: Vec<Value> = shown.as_array().into_iter().flatten().map(|v| Value::from(name_and_id(v))).collect();
+            let items: Vec<Value> =
+                shown.as_array().into_iter().flatten().map(|v| Value::from(name_and_id(v))).collect();
             Value::Array(items).to_string()
         }
         Kind::Actions => {
@@ -54,7 +55,7 @@ fn columns(resource: &Resource) -> Vec<&Field> {
     resource.fields.iter().filter(|f| f.readable() && f.export).collect()
 }
 
-pub async fn export(resource: &Resource, call: &Call, format: Format) -> Answer {
+pub(crate) async fn export(resource: &Resource, call: &Call, format: Format) -> Answer {
     let mut plan = Plan::parse(call, resource)?;
     if !plan.paged {
         plan.limit = MAX_EXPORT;
@@ -63,7 +64,10 @@ pub async fn export(resource: &Resource, call: &Call, format: Format) -> Answer 
     if !plan.paged && selection.count > MAX_EXPORT {
         return Err(Problem::bad_request(
             "too_many",
-            format!("{} rows match, an export has at most {MAX_EXPORT}; filter, or use limit and offset", selection.count),
+            format!(
+                "{} rows match, an export has at most {MAX_EXPORT}; filter, or use limit and offset",
+                selection.count
+            ),
         ));
     }
     let columns = columns(resource);
@@ -82,7 +86,7 @@ pub async fn export(resource: &Resource, call: &Call, format: Format) -> Answer 
 }
 
 /// `import`: what can be given for a new row. `update`: the same with the id first.
-pub fn template(resource: &Resource, format: Format, template: &str) -> Answer {
+pub(crate) fn template(resource: &Resource, format: Format, template: &str) -> Answer {
     let creating = match template {
         "import" => true,
         "update" => false,

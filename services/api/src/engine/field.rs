@@ -5,13 +5,16 @@ use serde_json::Value;
 
 use super::related::Target;
 
-pub type Choices = &'static [(&'static str, &'static str)];
+pub(crate) type Choices = &'static [(&'static str, &'static str)];
 
 /// How a field is kept, shown and read.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Text,
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     Bool,
     /// Shown as `%Y/%m/%d %H:%M:%S %z`; that form and RFC 3339 are read.
     DateTime,
@@ -37,7 +40,7 @@ pub enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     ReadWrite,
     ReadOnly,
     WriteOnly,
@@ -46,7 +49,7 @@ pub enum Access {
 }
 
 #[derive(Debug, Clone)]
-pub struct Field {
+pub(crate) struct Field {
     pub name: &'static str,
     /// The key in the record's stored form.
     pub source: &'static str,
@@ -164,51 +167,51 @@ impl Field {
     }
 }
 
-pub fn text(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn text(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::Text)
 }
-pub fn int(name: &'static str, label: &'static str, min: i64, max: i64) -> Field {
+pub(crate) fn int(name: &'static str, label: &'static str, min: i64, max: i64) -> Field {
     Field::new(name, label, Kind::Int { min, max })
 }
-pub fn boolean(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn boolean(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::Bool)
 }
-pub fn datetime(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn datetime(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::DateTime)
 }
-pub fn choice(name: &'static str, label: &'static str, choices: Choices) -> Field {
+pub(crate) fn choice(name: &'static str, label: &'static str, choices: Choices) -> Field {
     Field::new(name, label, Kind::Choice(choices))
 }
-pub fn related(name: &'static str, label: &'static str, target: Target) -> Field {
+pub(crate) fn related(name: &'static str, label: &'static str, target: Target) -> Field {
     Field::new(name, label, Kind::Related(target))
 }
-pub fn many(name: &'static str, label: &'static str, target: Target) -> Field {
+pub(crate) fn many(name: &'static str, label: &'static str, target: Target) -> Field {
     Field::new(name, label, Kind::ManyRelated(target))
 }
-pub fn strings(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn strings(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::Strings)
 }
-pub fn json(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn json(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::Json)
 }
-pub fn secret(name: &'static str, label: &'static str) -> Field {
+pub(crate) fn secret(name: &'static str, label: &'static str) -> Field {
     Field::new(name, label, Kind::Secret)
 }
 
 /// `id`, first in every table.
-pub fn id() -> Field {
+pub(crate) fn id() -> Field {
     Field::new("id", "ID", Kind::Uuid).read_only()
 }
 
 /// What `Meta` adds to every noun.
-pub fn meta() -> Vec<Field> {
+pub(crate) fn meta() -> Vec<Field> {
     let mut fields = labelled_meta();
     fields.retain(|f| f.name != "labels");
     fields
 }
 
 /// `meta` of nouns that carry labels.
-pub fn labelled_meta() -> Vec<Field> {
+pub(crate) fn labelled_meta() -> Vec<Field> {
     vec![
         text("comment", "Comment").default(|| Value::from("")),
         Field::new("labels", "Labels", Kind::Labels).default(|| Value::Array(Vec::new())),
@@ -220,7 +223,7 @@ pub fn labelled_meta() -> Vec<Field> {
 }
 
 /// `org_id` and `org_name`.
-pub fn org() -> Vec<Field> {
+pub(crate) fn org() -> Vec<Field> {
     vec![
         Field::new("org_id", "Organization ID", Kind::Uuid).read_only().no_export(),
         text("org_name", "Organization").computed(),

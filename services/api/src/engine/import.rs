@@ -10,7 +10,7 @@ use super::{Resource, export, list, values};
 use crate::guard::{Answer, Call, IMPORT_LIMIT, Need};
 use crate::problem::Problem;
 
-pub fn format_of(content_type: Option<&str>) -> Option<Format> {
+pub(crate) fn format_of(content_type: Option<&str>) -> Option<Format> {
     let kind = content_type?.split(';').next()?.trim();
     match kind {
         "text/csv" => Some(Format::Csv),
@@ -19,7 +19,7 @@ pub fn format_of(content_type: Option<&str>) -> Option<Format> {
     }
 }
 
-pub async fn import(resource: &Resource, call: &Call, format: Format, updating: bool) -> Answer {
+pub(crate) async fn import(resource: &Resource, call: &Call, format: Format, updating: bool) -> Answer {
     let bytes = call.bytes(IMPORT_LIMIT).await?;
     let sheet = tokio::task::spawn_blocking(move || sheet::read(format, &bytes)).await;
     let sheet = sheet.map_err(|e| Problem::internal(&e))??;
@@ -64,9 +64,9 @@ fn field_of<'r>(resource: &'r Resource, heading: &str) -> Option<&'r Field> {
     let heading = heading.trim().trim_start_matches('*');
     let inside = heading.rsplit_once('(').map(|(_, name)| name.trim_end_matches(')'));
     let by_name = |name: &str| resource.fields.iter().find(|f| f.name == name);
-    by_name(heading)
-        .or_else(|| inside.and_then(by_name))
-        .or_else(|| resource.fields.iter().find(|f| f.label == heading || export::heading(f).trim_start_matches('*') == heading))
+    by_name(heading).or_else(|| inside.and_then(by_name)).or_else(|| {
+        resource.fields.iter().find(|f| f.label == heading || export::heading(f).trim_start_matches('*') == heading)
+    })
 }
 
 fn objects(resource: &Resource, sheet: &Sheet) -> Result<Vec<Map<String, Value>>, Problem> {

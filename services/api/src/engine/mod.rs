@@ -3,21 +3,21 @@
 //!
 //! What must not be here: anything that only one resource needs.
 
-pub mod change;
-pub mod export;
-pub mod field;
-pub mod import;
-pub mod list;
-pub mod openapi;
-pub mod options;
-pub mod plan;
-pub mod probe;
-pub mod reader;
-pub mod related;
-pub mod sheet;
-pub mod table;
-pub mod values;
-pub mod write;
+pub(crate) mod change;
+pub(crate) mod export;
+pub(crate) mod field;
+pub(crate) mod import;
+pub(crate) mod list;
+pub(crate) mod openapi;
+pub(crate) mod options;
+pub(crate) mod plan;
+pub(crate) mod probe;
+pub(crate) mod reader;
+pub(crate) mod related;
+pub(crate) mod sheet;
+pub(crate) mod table;
+pub(crate) mod values;
+pub(crate) mod write;
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use table::{Hooks, Table, Typed};
 use crate::guard::{Call, Doc, Need, Routes};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Methods {
+pub(crate) struct Methods {
     pub create: bool,
     pub update: bool,
     pub delete: bool,
@@ -43,7 +43,7 @@ impl Methods {
 
 /// Who may use a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guarding {
+pub(crate) enum Guarding {
     /// `app.action_model` in the request's organization.
     Org,
     /// Read in an organization, changed only by those who hold the point for the whole system.
@@ -52,7 +52,7 @@ pub enum Guarding {
     System,
 }
 
-pub struct Resource {
+pub(crate) struct Resource {
     /// First part of the path and of the permission point.
     pub app: &'static str,
     /// Second part of the path, plural.

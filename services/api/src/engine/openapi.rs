@@ -9,7 +9,7 @@ use super::Resource;
 use super::field::{Choices, Field, Kind};
 use crate::guard::{Need, Route};
 
-pub fn page_of(schema: &Value) -> Value {
+pub(crate) fn page_of(schema: &Value) -> Value {
     json!({
         "oneOf": [
             {
@@ -140,7 +140,7 @@ fn operation_id(route: &Route) -> String {
     format!("{}_{}", route.method.as_str().to_lowercase(), path.join("_"))
 }
 
-pub fn document(routes: &[Route], resources: &[Arc<Resource>]) -> Value {
+pub(crate) fn document(routes: &[Route], resources: &[Arc<Resource>]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let method = route.method.as_str().to_lowercase();
@@ -206,7 +206,7 @@ pub fn document(routes: &[Route], resources: &[Arc<Resource>]) -> Value {
 }
 
 /// A page for people: no script, nothing from elsewhere.
-pub fn page(routes: &[Route]) -> String {
+pub(crate) fn page(routes: &[Route]) -> String {
     let mut out = String::from(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>Gatehouse API</title><style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;\

@@ -26,7 +26,7 @@ fn type_name(kind: Kind) -> &'static str {
     }
 }
 
-pub fn describe(field: &Field) -> Value {
+pub(crate) fn describe(field: &Field) -> Value {
     let mut out = Map::new();
     out.insert("type".into(), json!(type_name(field.kind)));
     out.insert("required".into(), json!(field.required));
@@ -66,7 +66,7 @@ pub fn describe(field: &Field) -> Value {
     Value::Object(out)
 }
 
-pub fn options(resource: &Resource, _call: &Call) -> Answer {
+pub(crate) fn options(resource: &Resource, _call: &Call) -> Answer {
     let fields = |creating: bool| -> Value {
         let chosen = resource.fields.iter().filter(|f| f.writable(creating) || f.readable());
         Value::Object(chosen.map(|f| (f.name.to_owned(), describe(f))).collect())

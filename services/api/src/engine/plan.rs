@@ -6,20 +6,33 @@ use std::collections::HashSet;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::Resource;
 use super::field::{Field, Kind};
 use super::related::Target;
 use super::values::{as_id, read_date};
-use super::Resource;
 use crate::guard::Call;
 use crate::problem::Problem;
 
 /// JumpServer: rows of a list without `limit`, and the most that a page has.
-pub const DEFAULT_PAGE: usize = 200;
-pub const MAX_PAGE: usize = 1_000;
+pub(crate) const DEFAULT_PAGE: usize = 200;
+pub(crate) const MAX_PAGE: usize = 1_000;
 
 /// Query keys that are never filters.
-const RESERVED: &[&str] =
-    &["limit", "offset", "order", "search", "q", "format", "template", "spm", "oid", "fields_size", "display", "_", "ids"];
+const RESERVED: &[&str] = &[
+    "limit",
+    "offset",
+    "order",
+    "search",
+    "q",
+    "format",
+    "template",
+    "spm",
+    "oid",
+    "fields_size",
+    "display",
+    "_",
+    "ids",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lookup {
@@ -65,14 +78,14 @@ struct Condition {
     items: Vec<String>,
 }
 
-pub struct Order {
+pub(crate) struct Order {
     source: &'static str,
     date: bool,
     descending: bool,
 }
 
 #[derive(Default)]
-pub struct SortKey(Vec<Key>);
+pub(crate) struct SortKey(Vec<Key>);
 
 #[derive(PartialEq, PartialOrd)]
 enum Key {
@@ -83,7 +96,7 @@ enum Key {
 }
 
 #[derive(Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     conditions: Vec<Condition>,
     /// Lower-case terms; each must be in one of the search fields.
     terms: Vec<String>,
@@ -193,7 +206,10 @@ fn key(value: &Value, date: bool) -> Key {
         Value::Bool(flag) => Key::Flag(*flag),
         Value::Number(n) => Key::Number(n.as_f64().unwrap_or(0.0)),
         Value::String(s) if date => read_date(s).map_or(Key::Nothing, |d| {
-            #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 fit into 53 bits until the year 2255")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "microseconds since 1970 fit into 53 bits until the year 2255"
+            )]
             let micros = d.timestamp_micros() as f64;
             Key::Number(micros)
         }),
@@ -266,13 +282,18 @@ impl Condition {
                     other => other.to_string(),
                 };
                 match lookup {
-                    Lookup::Exact if self.date => read_date(&text).is_some() && read_date(&text) == read_date(&self.value),
+                    Lookup::Exact if self.date => {
+                        read_date(&text).is_some() && read_date(&text) == read_date(&self.value)
+                    }
                     Lookup::Exact => text == self.value,
                     Lookup::IExact => text.to_lowercase() == self.lower,
                     Lookup::Contains => text.to_lowercase().contains(&self.lower),
                     Lookup::StartsWith => text.to_lowercase().starts_with(&self.lower),
                     Lookup::EndsWith => text.to_lowercase().ends_with(&self.lower),
-                    Lookup::In => self.items.iter().any(|item| *item == text || as_id(stored).is_some_and(|id| item.parse() == Ok(id))),
+                    Lookup::In => self
+                        .items
+                        .iter()
+                        .any(|item| *item == text || as_id(stored).is_some_and(|id| item.parse() == Ok(id))),
                     Lookup::Gt | Lookup::Gte | Lookup::Lt | Lookup::Lte | Lookup::IsNull => false,
                 }
             }

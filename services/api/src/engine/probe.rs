@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// The values of `names` in `record`; `Null` for what it does not have.
-pub fn fields<T: Serialize>(record: &T, names: &[&str]) -> Vec<Value> {
+pub(crate) fn fields<T: Serialize>(record: &T, names: &[&str]) -> Vec<Value> {
     let mut out = vec![Value::Null; names.len()];
     // A record that does not serialise (it never happens: they come from the store) has no fields.
     if record.serialize(Pick { names, out: &mut out }).is_err() {
@@ -42,8 +42,11 @@ struct Pick<'a> {
 
 impl Pick<'_> {
     fn take<V: ?Sized + Serialize>(&mut self, at: usize, value: &V) -> Result<(), Skip> {
-        if let Some(slot) = self.out.get_mut(at) {
-            *slot = serde_json::to_value(value).map_err(|e| Skip(e.to_string()))?;
+        let value = serde_json::to_value(value).map_err(|e| Skip(e.to_string()))?;
+        let name = self.names.get(at);
+        // A field may be wanted twice: to search in and to sort by.
+        for (slot, _) in self.out.iter_mut().zip(self.names).filter(|(_, n)| Some(*n) == name) {
+            slot.clone_from(&value);
         }
         Ok(())
     }
@@ -206,8 +209,8 @@ mod tests {
         let id = uuid::Uuid::now_v7();
         let label = Label { id, org_id: id, name: "env".into(), value: "prod".into(), color: String::new(), meta };
         assert_eq!(
-            fields(&label, &["value", "comment", "missing", "id"]),
-            vec![Value::from("prod"), Value::from("hello"), Value::Null, Value::from(id.to_string())]
+            fields(&label, &["value", "comment", "missing", "id", "value"]),
+            vec!["prod".into(), "hello".into(), Value::Null, id.to_string().into(), Value::from("prod")]
         );
     }
 }

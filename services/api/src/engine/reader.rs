@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 /// Which organizations a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub(crate) enum Scope {
     Org(Uuid),
     /// The global organization: sees all others. Given only to those whose system roles allow the action.
     Global,
@@ -46,7 +46,7 @@ impl Scope {
 }
 
 #[derive(Clone)]
-pub struct Reader {
+pub(crate) struct Reader {
     pub store: Store,
     pub scope: Scope,
 }
@@ -85,7 +85,7 @@ impl Reader {
 }
 
 /// A record type that the API keeps, whichever side of the organization wall it lives on.
-pub trait Kept: Record + Any {
+pub(crate) trait Kept: Record + Any {
     fn versioned(reader: &Reader, id: Uuid) -> Result<Option<(Arc<Self>, u64)>, StoreError>;
     fn list(reader: &Reader) -> Result<Vec<Arc<Self>>, StoreError>;
     fn find(reader: &Reader, index: &'static str, key: &[u8]) -> Result<Vec<Arc<Self>>, StoreError>;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::reader::{Reader, Scope};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     User,
     UserGroup,
     Role,
@@ -87,7 +87,9 @@ impl Target {
         Ok(match self {
             Self::User => {
                 // Shown as `Name(username)`; either part of it may be written.
-                let username = name.rsplit_once('(').map_or(lower.clone(), |(_, u)| u.trim_end_matches(')').to_lowercase());
+                let username = name
+                    .rsplit_once('(')
+                    .map_or_else(|| lower.clone(), |(_, u)| u.trim_end_matches(')').to_lowercase());
                 let found = reader.find::<User>("username", username.as_bytes())?;
                 match found.first() {
                     Some(user) if self.name(reader, user.id)?.is_some() => Some(user.id),
@@ -95,9 +97,7 @@ impl Target {
                 }
             }
             Self::UserGroup => reader.find::<UserGroup>("name", &in_org)?.first().map(|r| r.id),
-            Self::Role => {
-                reader.list::<Role>()?.iter().find(|r| r.name.to_lowercase() == lower).map(|r| r.id)
-            }
+            Self::Role => reader.list::<Role>()?.iter().find(|r| r.name.to_lowercase() == lower).map(|r| r.id),
             Self::Organization => reader.find::<Organization>("name", lower.as_bytes())?.first().map(|r| r.id),
             Self::Asset => reader.find::<Asset>("name", &in_org)?.first().map(|r| r.id),
             Self::Node => reader.list::<Node>()?.iter().find(|n| n.full_value == name || n.value == name).map(|n| n.id),

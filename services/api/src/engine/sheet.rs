@@ -11,16 +11,16 @@ use calamine::Reader as _;
 
 use crate::problem::Problem;
 
-pub const XLSX_TYPE: &str = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
+pub(crate) const XLSX_TYPE: &str = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet";
 
 /// Rows of one imported sheet.
-pub const MAX_ROWS: usize = 5_000;
+pub(crate) const MAX_ROWS: usize = 5_000;
 const MAX_COLUMNS: usize = 256;
 /// Bytes that an XLSX archive may unpack to.
 const MAX_UNPACKED: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Csv,
     Xlsx,
 }
@@ -43,7 +43,7 @@ impl Format {
 }
 
 /// First row is the header.
-pub struct Sheet {
+pub(crate) struct Sheet {
     pub header: Vec<String>,
     pub rows: Vec<Vec<String>>,
 }
@@ -54,7 +54,7 @@ fn is_formula_start(c: char) -> bool {
 }
 
 /// A leading apostrophe makes a cell text (and `unescape` takes it away again).
-pub fn escape(cell: &str) -> String {
+pub(crate) fn escape(cell: &str) -> String {
     let escaped = cell.strip_prefix('\'').is_some_and(|rest| rest.starts_with(is_formula_start));
     if escaped || cell.starts_with(is_formula_start) { format!("'{cell}") } else { cell.to_owned() }
 }
@@ -64,7 +64,7 @@ fn unescape(cell: &str) -> &str {
     inner.unwrap_or(cell)
 }
 
-pub fn write(format: Format, sheet: &Sheet) -> Result<Vec<u8>, Problem> {
+pub(crate) fn write(format: Format, sheet: &Sheet) -> Result<Vec<u8>, Problem> {
     match format {
         Format::Csv => {
             // The byte order mark makes spreadsheet programs read UTF-8.
@@ -93,7 +93,7 @@ pub fn write(format: Format, sheet: &Sheet) -> Result<Vec<u8>, Problem> {
     }
 }
 
-pub fn response(format: Format, name: &str, bytes: Vec<u8>) -> Result<Response<Body>, Problem> {
+pub(crate) fn response(format: Format, name: &str, bytes: Vec<u8>) -> Result<Response<Body>, Problem> {
     let mut response = Response::new(Body::from(bytes));
     let kind = match format {
         Format::Csv => "text/csv; charset=utf-8",
@@ -107,7 +107,7 @@ pub fn response(format: Format, name: &str, bytes: Vec<u8>) -> Result<Response<B
     Ok(response)
 }
 
-pub fn read(format: Format, bytes: &[u8]) -> Result<Sheet, Problem> {
+pub(crate) fn read(format: Format, bytes: &[u8]) -> Result<Sheet, Problem> {
     let bad = |why: String| Problem::bad_request("parse_error", format!("the spreadsheet could not be read: {why}"));
     let mut rows: Vec<Vec<String>> = Vec::new();
     let too_many = || Problem::bad_request("too_many", format!("at most {MAX_ROWS} rows and {MAX_COLUMNS} columns"));
@@ -125,8 +125,8 @@ pub fn read(format: Format, bytes: &[u8]) -> Result<Sheet, Problem> {
         }
         Format::Xlsx => {
             measure(bytes)?;
-            let mut book: calamine::Xlsx<_> =
-                calamine::open_workbook_from_rs(Cursor::new(bytes)).map_err(|e: calamine::XlsxError| bad(e.to_string()))?;
+            let mut book: calamine::Xlsx<_> = calamine::open_workbook_from_rs(Cursor::new(bytes))
+                .map_err(|e: calamine::XlsxError| bad(e.to_string()))?;
             let first = book.sheet_names().first().cloned().ok_or_else(|| bad("it has no sheets".into()))?;
             let range = book.worksheet_range(&first).map_err(|e| bad(e.to_string()))?;
             for row in range.rows() {
@@ -166,7 +166,10 @@ fn measure(bytes: &[u8]) -> Result<(), Problem> {
         let unpacked = std::io::copy(&mut entry.take(left), &mut std::io::sink()).map_err(|e| bad(&e))?;
         left = left.saturating_sub(unpacked);
         if left == 0 {
-            return Err(Problem::bad_request("too_large", format!("the spreadsheet unpacks to more than {MAX_UNPACKED} bytes")));
+            return Err(Problem::bad_request(
+                "too_large",
+                format!("the spreadsheet unpacks to more than {MAX_UNPACKED} bytes"),
+            ));
         }
     }
     Ok(())

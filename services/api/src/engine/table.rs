@@ -15,11 +15,11 @@ use super::reader::Kept;
 use crate::guard::Call;
 use crate::problem::Problem;
 
-pub type Predicate<T> = Box<dyn Fn(&T) -> bool + Send>;
+pub(crate) type Predicate<T> = Box<dyn Fn(&T) -> bool + Send>;
 
 /// What is particular to a resource. Everything has a default except the checks of a whole record.
 #[async_trait]
-pub trait Hooks<T: Kept>: Send + Sync + 'static {
+pub(crate) trait Hooks<T: Kept>: Send + Sync + 'static {
     /// Checks of a record by itself.
     fn validate(&self, row: &T) -> Result<(), Invalid>;
 
@@ -64,7 +64,7 @@ pub trait Hooks<T: Kept>: Send + Sync + 'static {
 }
 
 /// A row without its type.
-pub trait Row: Send + Sync {
+pub(crate) trait Row: Send + Sync {
     fn id(&self) -> Uuid;
     fn org(&self) -> Option<Uuid>;
     fn name(&self) -> String;
@@ -72,17 +72,21 @@ pub trait Row: Send + Sync {
     fn show(&self, call: &Call, out: &mut Map<String, Value>, detail: bool) -> Result<(), Problem>;
 }
 
-pub struct Selection {
+pub(crate) struct Selection {
     pub count: usize,
     pub rows: Vec<Box<dyn Row>>,
 }
 
 #[async_trait]
-pub trait Table: Send + Sync {
+pub(crate) trait Table: Send + Sync {
     fn select(&self, call: &Call, plan: &Plan) -> Result<Selection, Problem>;
     fn load(&self, call: &Call, id: Uuid) -> Result<Option<Box<dyn Row>>, Problem>;
-    async fn create(&self, change: &mut Change<'_>, stored: Map<String, Value>, input: &Input)
-    -> Result<Box<dyn Row>, Problem>;
+    async fn create(
+        &self,
+        change: &mut Change<'_>,
+        stored: Map<String, Value>,
+        input: &Input,
+    ) -> Result<Box<dyn Row>, Problem>;
     /// The row before and after; `None` when it does not exist or is not visible.
     async fn update(
         &self,
@@ -94,7 +98,7 @@ pub trait Table: Send + Sync {
     async fn delete(&self, change: &mut Change<'_>, id: Uuid) -> Result<Option<Box<dyn Row>>, Problem>;
 }
 
-pub struct Typed<T: Kept, H: Hooks<T>> {
+pub(crate) struct Typed<T: Kept, H: Hooks<T>> {
     hooks: Arc<H>,
     record: std::marker::PhantomData<fn() -> T>,
 }
@@ -132,7 +136,7 @@ impl<T: Kept, H: Hooks<T>> Row for TypedRow<T, H> {
     }
 }
 
-pub fn to_map<T: Kept>(record: &T) -> Result<Map<String, Value>, Problem> {
+pub(crate) fn to_map<T: Kept>(record: &T) -> Result<Map<String, Value>, Problem> {
     match serde_json::to_value(record) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Problem::internal(&format!("a {} is not an object", T::KIND))),
@@ -188,12 +192,7 @@ impl<T: Kept, H: Hooks<T>> Table for Typed<T, H> {
             });
         }
         let count = kept.len();
-        let rows = kept
-            .into_iter()
-            .skip(plan.offset)
-            .take(plan.limit)
-            .map(|(_, record)| self.row(record))
-            .collect();
+        let rows = kept.into_iter().skip(plan.offset).take(plan.limit).map(|(_, record)| self.row(record)).collect();
         Ok(Selection { count, rows })
     }
 

@@ -11,14 +11,14 @@ use super::reader::Reader;
 use super::related::Target;
 
 /// JumpServer's form of a moment, always UTC.
-pub const DATE_FORMAT: &str = "%Y/%m/%d %H:%M:%S %z";
+pub(crate) const DATE_FORMAT: &str = "%Y/%m/%d %H:%M:%S %z";
 
-pub fn show_date(at: DateTime<Utc>) -> String {
+pub(crate) fn show_date(at: DateTime<Utc>) -> String {
     at.format(DATE_FORMAT).to_string()
 }
 
 /// JumpServer's form, RFC 3339, or a date and time without offset, which is UTC.
-pub fn read_date(text: &str) -> Option<DateTime<Utc>> {
+pub(crate) fn read_date(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Some(at.with_timezone(&Utc));
@@ -40,17 +40,17 @@ fn label_of(choices: Choices, value: &str) -> String {
     choices.iter().find(|(v, _)| *v == value).map_or_else(|| value.to_owned(), |(_, l)| (*l).to_owned())
 }
 
-pub fn show_choice(choices: Choices, value: &str) -> Value {
+pub(crate) fn show_choice(choices: Choices, value: &str) -> Value {
     json!({"value": value, "label": label_of(choices, value)})
 }
 
-pub fn show_choice_int(choices: Choices, value: &str) -> Value {
+pub(crate) fn show_choice_int(choices: Choices, value: &str) -> Value {
     let number = value.parse::<i64>().map_or_else(|_| Value::from(value), Value::from);
     json!({"value": number, "label": label_of(choices, value)})
 }
 
 /// Stored form to shown form.
-pub fn show(reader: &Reader, kind: Kind, stored: &Value) -> Result<Value, StoreError> {
+pub(crate) fn show(reader: &Reader, kind: Kind, stored: &Value) -> Result<Value, StoreError> {
     Ok(match kind {
         Kind::Secret => Value::Null,
         Kind::DateTime => match stored.as_str().and_then(read_date) {
@@ -91,7 +91,7 @@ pub fn show(reader: &Reader, kind: Kind, stored: &Value) -> Result<Value, StoreE
     })
 }
 
-pub fn as_id(value: &Value) -> Option<Uuid> {
+pub(crate) fn as_id(value: &Value) -> Option<Uuid> {
     value.as_str().and_then(|s| s.parse().ok())
 }
 
@@ -100,10 +100,10 @@ fn ids(value: &Value) -> impl Iterator<Item = Uuid> + '_ {
 }
 
 /// Why a value was refused; the sentence goes beside the field.
-pub type Refused = String;
+pub(crate) type Refused = String;
 
 /// Shown form (or any of the other accepted forms) to stored form. The error is about the value; the outer one is ours.
-pub fn read(reader: &Reader, field: &Field, given: &Value) -> Result<Result<Value, Refused>, StoreError> {
+pub(crate) fn read(reader: &Reader, field: &Field, given: &Value) -> Result<Result<Value, Refused>, StoreError> {
     if given.is_null() {
         return Ok(if field.nullable {
             Ok(Value::Null)
@@ -341,7 +341,7 @@ fn read_filter(reader: &Reader, target: Target, given: &Value) -> Result<Result<
 }
 
 /// The shown form of a whole record. `computed` fields are the hooks'.
-pub fn show_record(
+pub(crate) fn show_record(
     reader: &Reader,
     fields: &[Field],
     stored: &Map<String, Value>,
@@ -353,8 +353,12 @@ pub fn show_record(
             // Keeps the table's order; the hooks put the value here.
             out.insert(field.name.to_owned(), Value::Null);
         } else {
-            let value = stored.get(field.source).unwrap_or(&Value::Null);
-            out.insert(field.name.to_owned(), show(reader, field.kind, value)?);
+            let shown = match (stored.get(field.source), field.kind, field.default) {
+                // Left out of the stored form when empty.
+                (None, Kind::Json, Some(default)) => default(),
+                (value, kind, _) => show(reader, kind, value.unwrap_or(&Value::Null))?,
+            };
+            out.insert(field.name.to_owned(), shown);
         }
     }
     Ok(out)

@@ -16,12 +16,12 @@ use crate::guard::{Answer, Call};
 use crate::problem::Problem;
 
 /// Elements of one bulk request.
-pub const MAX_BULK: usize = 5_000;
+pub(crate) const MAX_BULK: usize = 5_000;
 /// Attempts when somebody else changes the same record at the same time.
 const ATTEMPTS: usize = 4;
 
 /// Reads what was given into stored form. `complete`: required fields must be there, absent ones get their default.
-pub fn read_input(
+pub(crate) fn read_input(
     reader: &Reader,
     fields: &[Field],
     given: &Map<String, Value>,
@@ -65,7 +65,9 @@ fn stored_part(fields: &[Field], input: &Input) -> Map<String, Value> {
 fn secret_lines(fields: &[Field], input: &Input) -> Vec<Value> {
     fields
         .iter()
-        .filter(|f| f.kind == Kind::Secret && input.values.get(f.name).and_then(Value::as_str).is_some_and(|s| !s.is_empty()))
+        .filter(|f| {
+            f.kind == Kind::Secret && input.values.get(f.name).and_then(Value::as_str).is_some_and(|s| !s.is_empty())
+        })
         .map(|f| json!({"field": f.name, "before": MASK, "after": MASK}))
         .collect()
 }
@@ -184,7 +186,7 @@ impl Resource {
     }
 }
 
-pub async fn create(resource: Arc<Resource>, call: Call) -> Answer {
+pub(crate) async fn create(resource: Arc<Resource>, call: Call) -> Answer {
     if let Some(format) = import::format_of(call.header(header::CONTENT_TYPE.as_str())) {
         return import::import(&resource, &call, format, false).await;
     }
@@ -204,7 +206,7 @@ pub async fn create(resource: Arc<Resource>, call: Call) -> Answer {
 }
 
 /// All or nothing.
-pub async fn create_many(resource: &Resource, call: &Call, items: &[Value]) -> Result<Vec<Value>, Problem> {
+pub(crate) async fn create_many(resource: &Resource, call: &Call, items: &[Value]) -> Result<Vec<Value>, Problem> {
     let mut change = Change::new(call);
     let mut outcomes = Vec::with_capacity(items.len());
     let mut rows = Vec::with_capacity(items.len());
@@ -222,7 +224,7 @@ pub async fn create_many(resource: &Resource, call: &Call, items: &[Value]) -> R
     rows.iter().map(|row| Ok(Value::Object(list::show(resource, call, row.as_ref(), true)?))).collect()
 }
 
-pub async fn update(resource: Arc<Resource>, call: Call) -> Answer {
+pub(crate) async fn update(resource: Arc<Resource>, call: Call) -> Answer {
     let id = call.id()?;
     let body = call.json().await?;
     let given = object(&body)?;
@@ -246,7 +248,7 @@ pub async fn update(resource: Arc<Resource>, call: Call) -> Answer {
     }
 }
 
-pub async fn update_many(resource: Arc<Resource>, call: Call) -> Answer {
+pub(crate) async fn update_many(resource: Arc<Resource>, call: Call) -> Answer {
     if let Some(format) = import::format_of(call.header(header::CONTENT_TYPE.as_str())) {
         return import::import(&resource, &call, format, true).await;
     }
@@ -288,7 +290,7 @@ async fn update_element(
     updated.ok_or_else(|| Problem::field("id", "object does not exist"))
 }
 
-pub async fn delete(resource: Arc<Resource>, call: Call) -> Answer {
+pub(crate) async fn delete(resource: Arc<Resource>, call: Call) -> Answer {
     let id = call.id()?;
     let _turn = resource.one_at_a_time(&call).await;
     let mut change = Change::new(&call);
@@ -300,7 +302,7 @@ pub async fn delete(resource: Arc<Resource>, call: Call) -> Answer {
 }
 
 /// Only with `?spm=`: a list without a filter is never deleted by accident.
-pub async fn delete_many(resource: Arc<Resource>, call: Call) -> Answer {
+pub(crate) async fn delete_many(resource: Arc<Resource>, call: Call) -> Answer {
     let Some(key) = call.query.filled("spm") else {
         return Err(Problem::bad_request(
             "spm_required",

@@ -15,12 +15,17 @@ use crate::problem::Problem;
 const LIST: &str = "/api/v1/authentication/access-keys/";
 const ITEM: &str = "/api/v1/authentication/access-keys/{id}/";
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let body = json!({"type": "object", "properties": {"is_active": {"type": "boolean"},
         "ip_group": {"type": "array", "items": {"type": "string"}}}});
     routes.get(LIST, Need::Me, Doc::new("Own access keys"), index);
     routes.post(LIST, Need::Me, Doc::new("Make an access key; its secret is shown once").request(body.clone()), create);
-    routes.patch(ITEM, Need::Me, Doc::new("Switch a key on or off, or change its addresses").request(body.clone()), change);
+    routes.patch(
+        ITEM,
+        Need::Me,
+        Doc::new("Switch a key on or off, or change its addresses").request(body.clone()),
+        change,
+    );
     routes.put(ITEM, Need::Me, Doc::new("Switch a key on or off, or change its addresses").request(body), change);
     routes.delete(ITEM, Need::Me, Doc::new("Delete a key"), remove);
 }
@@ -44,7 +49,8 @@ fn addresses(body: &Value) -> Result<Option<IpGroup>, Problem> {
     let Some(given) = body.get("ip_group").filter(|g| !g.is_null()) else { return Ok(None) };
     let items: Vec<String> = match given {
         Value::String(text) => text.split(',').map(|i| i.trim().to_owned()).collect(),
-        other => serde_json::from_value(other.clone()).map_err(|_| Problem::field("ip_group", "expected a list of strings"))?,
+        other => serde_json::from_value(other.clone())
+            .map_err(|_| Problem::field("ip_group", "expected a list of strings"))?,
     };
     IpGroup::try_from(items).map(Some).map_err(|e| Problem::field("ip_group", e.to_string()))
 }
@@ -57,7 +63,8 @@ async fn create(call: Call) -> Answer {
     auth::require_second_factor_if_any(&call)?;
     let body = call.json().await?;
     let group = addresses(&body)?.unwrap_or_else(IpGroup::any);
-    let made = call.app.identity().create_access_key(call.user.id, group, &by(&call, Action::Create, call.user.id)).await?;
+    let made =
+        call.app.identity().create_access_key(call.user.id, group, &by(&call, Action::Create, call.user.id)).await?;
     let mut shown = row(&made.record);
     if let Some(shown) = shown.as_object_mut() {
         shown.insert("secret".into(), json!(made.secret.as_str()));

@@ -26,11 +26,7 @@ impl Hooks<AccountTemplate> for Templates {
             "choose at least one class of characters",
         );
         invalid.check(row.su_from != Some(row.id), "su_from", "a template cannot switch from itself");
-        invalid.check(
-            !row.auto_push,
-            "auto_push",
-            "pushing accounts to assets is not part of this version",
-        );
+        invalid.check(!row.auto_push, "auto_push", "pushing accounts to assets is not part of this version");
         invalid.into_result()
     }
 
@@ -65,7 +61,7 @@ impl Hooks<AccountTemplate> for Templates {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),

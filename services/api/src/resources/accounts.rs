@@ -143,7 +143,7 @@ fn check_su_from(change: &Change<'_>, account: &Account) -> Result<(), Problem> 
 }
 
 /// A key is read before it is kept: one that cannot be used is refused where a person sees it.
-pub fn check_secret(kind: SecretType, secret: &str, passphrase: Option<&str>) -> Result<(), Problem> {
+pub(crate) fn check_secret(kind: SecretType, secret: &str, passphrase: Option<&str>) -> Result<(), Problem> {
     if secret.len() > 32 * 1024 {
         return Err(Problem::field("secret", "ensure this field has no more than 32768 bytes"));
     }
@@ -159,7 +159,7 @@ pub fn check_secret(kind: SecretType, secret: &str, passphrase: Option<&str>) ->
     }
 }
 
-pub fn set_secret(
+pub(crate) fn set_secret(
     change: &mut Change<'_>,
     account: &mut Account,
     secret: &str,
@@ -199,7 +199,7 @@ fn from_template(change: &mut Change<'_>, account: &mut Account, template: Uuid)
 }
 
 /// Accounts given inside an asset.
-pub fn stage_with_asset(change: &mut Change<'_>, asset: &Asset, given: &[Value]) -> Result<(), Problem> {
+pub(crate) fn stage_with_asset(change: &mut Change<'_>, asset: &Asset, given: &[Value]) -> Result<(), Problem> {
     if given.len() > 200 {
         return Err(Problem::field("accounts", "at most 200 accounts at once"));
     }
@@ -270,7 +270,7 @@ fn stage_create(change: &mut Change<'_>, account: Account) {
     change.insert(account);
 }
 
-pub fn stage_delete(change: &mut Change<'_>, account: &Account) -> Result<(), Problem> {
+pub(crate) fn stage_delete(change: &mut Change<'_>, account: &Account) -> Result<(), Problem> {
     let name = format!("{}({})", account.name, account.username);
     change.audit(Operation::new(Action::Delete, "Account", name, account.id).org(account.org_id).refs([account.asset]));
     change.delete::<Secret>(account.id)?;
@@ -305,7 +305,7 @@ fn fields() -> Vec<field::Field> {
     fields
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     vec![
         Resource::new::<Account, Accounts>("accounts", "accounts", "account", "Account", fields(), Accounts)
             .search(&["name", "username", "comment"])
@@ -314,7 +314,7 @@ pub fn resources() -> Vec<Resource> {
     ]
 }
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let add = Need::Point("accounts.add_account");
     routes.post(
         "/api/v1/accounts/accounts/bulk/",
@@ -342,7 +342,12 @@ pub fn routes(routes: &mut Routes) {
         histories,
     );
     let doc = Doc::new("Accounts that stand for others: manual, same-name, anonymous");
-    routes.get("/api/v1/accounts/virtual-accounts/", Need::Point("accounts.view_virtualaccount"), doc, virtual_accounts);
+    routes.get(
+        "/api/v1/accounts/virtual-accounts/",
+        Need::Point("accounts.view_virtualaccount"),
+        doc,
+        virtual_accounts,
+    );
 }
 
 async fn show_secret(call: Call) -> Answer {
@@ -412,7 +417,8 @@ async fn bulk(call: Call) -> Answer {
     if assets.is_empty() || assets.len().saturating_mul(templates.len().max(1)) > crate::engine::write::MAX_BULK {
         return Err(Problem::field("assets", format!("between 1 and {} accounts", crate::engine::write::MAX_BULK)));
     }
-    let on_invalid = body.get("on_invalid").map(|v| v.get("value").unwrap_or(v)).and_then(Value::as_str).unwrap_or("error");
+    let on_invalid =
+        body.get("on_invalid").map(|v| v.get("value").unwrap_or(v)).and_then(Value::as_str).unwrap_or("error");
     if on_invalid == "update" {
         call.require("accounts.change_account")?;
     }
@@ -442,11 +448,14 @@ fn bulk_one(
     let mut account = blank(change, asset);
     account.username = text("username").unwrap_or("").to_owned();
     account.privileged = body.get("privileged").and_then(Value::as_bool).unwrap_or(false);
-    let kind = body.get("secret_type").map(|v| v.get("value").unwrap_or(v)).and_then(Value::as_str).unwrap_or("password");
+    let kind =
+        body.get("secret_type").map(|v| v.get("value").unwrap_or(v)).and_then(Value::as_str).unwrap_or("password");
     account.secret_type = kind.parse().map_err(|_| Problem::field("secret_type", "not a valid choice"))?;
     let (username, secret_type) = match template {
         Some(id) => {
-            let found = change.get::<AccountTemplate>(id)?.ok_or_else(|| Problem::field("templates", "object does not exist"))?;
+            let found = change
+                .get::<AccountTemplate>(id)?
+                .ok_or_else(|| Problem::field("templates", "object does not exist"))?;
             (found.username.clone(), found.secret_type)
         }
         None => (account.username.clone(), account.secret_type),
@@ -459,7 +468,9 @@ fn bulk_one(
             let mut updated = Account::clone(existing);
             match (template, text("secret")) {
                 (Some(id), _) => from_template(change, &mut updated, id)?,
-                (None, Some(secret)) => set_secret(change, &mut updated, secret, text("passphrase").map(str::to_owned))?,
+                (None, Some(secret)) => {
+                    set_secret(change, &mut updated, secret, text("passphrase").map(str::to_owned))?;
+                }
                 (None, None) => {}
             }
             updated.meta.date_updated = change.now;
@@ -502,7 +513,9 @@ async fn virtual_accounts(_: Call) -> Answer {
         (alias::USER, "Same name", "the account whose user name is the user's own"),
         (alias::ANON, "Anonymous", "no log-in; only web and custom assets"),
     ];
-    let rows: Vec<Value> =
-        rows.iter().map(|(a, name, what)| json!({"id": a, "alias": a, "name": name, "username": a, "comment": what})).collect();
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|(a, name, what)| json!({"id": a, "alias": a, "name": name, "username": a, "comment": what}))
+        .collect();
     Ok(list::ok(&json!(rows)))
 }

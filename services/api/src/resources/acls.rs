@@ -97,7 +97,7 @@ fn of_system(mut fields: Vec<Field>) -> Vec<Field> {
     fields
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let reject = || json!("reject");
     let login = of_system(rule(vec![conditions(), action(reject), reviewers()]));
     let asset_login = of_org(rule(vec![assets(), accounts(), conditions(), action(reject), reviewers()]));

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 /// As many as JumpServer shows.
 const DEFAULT: usize = 30;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let query: &[(&'static str, &'static str)] = &[("resource_id", "id of the object"), ("limit", "30 when absent")];
     routes.get(
         "/api/v1/audits/activities/",
@@ -28,14 +28,27 @@ fn row(stored: &StoredEntry) -> Value {
     let (entry, body) = (&stored.entry, &stored.entry.body);
     let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
     let (kind, content) = match entry.kind {
-        LedgerKind::Login => ("L", format!("{} logged in: {}", text("username"), if body.get("status") == Some(&json!(true)) { "success" } else { "failed" })),
-        LedgerKind::SessionStart => ("S", format!("{} connected to {} as {}", text("user"), text("asset"), text("account"))),
+        LedgerKind::Login => (
+            "L",
+            format!(
+                "{} logged in: {}",
+                text("username"),
+                if body.get("status") == Some(&json!(true)) { "success" } else { "failed" }
+            ),
+        ),
+        LedgerKind::SessionStart => {
+            ("S", format!("{} connected to {} as {}", text("user"), text("asset"), text("account")))
+        }
         LedgerKind::SessionEnd => ("S", format!("the session of {} on {} ended", text("user"), text("asset"))),
         LedgerKind::SessionEvent => ("S", format!("{}: {}", text("event"), text("user"))),
-        LedgerKind::Command => ("S", format!("{} ran: {}", text("user"), text("input").chars().take(256).collect::<String>())),
+        LedgerKind::Command => {
+            ("S", format!("{} ran: {}", text("user"), text("input").chars().take(256).collect::<String>()))
+        }
         LedgerKind::FileTransfer => ("S", format!("{} {} {}", text("user"), text("operate"), text("filename"))),
         LedgerKind::PasswordChange => ("O", format!("the password of {} was changed", text("user"))),
-        LedgerKind::Operate => ("O", format!("{} {} {} {}", text("user"), text("action"), text("resource_type"), text("resource"))),
+        LedgerKind::Operate => {
+            ("O", format!("{} {} {} {}", text("user"), text("action"), text("resource_type"), text("resource")))
+        }
         LedgerKind::System | LedgerKind::Ticket | LedgerKind::Job | LedgerKind::Tombstone => ("T", text("event")),
     };
     json!({

@@ -18,7 +18,9 @@ use uuid::Uuid;
 
 use super::{accounts, forget};
 use crate::engine::change::{Change, Input};
-use crate::engine::field::{self, Field, boolean, choice, datetime, int, json as json_field, many, related, strings, text};
+use crate::engine::field::{
+    self, Field, boolean, choice, datetime, int, json as json_field, many, related, strings, text,
+};
 use crate::engine::reader::Reader;
 use crate::engine::related::Target;
 use crate::engine::table::{Hooks, Predicate};
@@ -52,7 +54,7 @@ fn platforms(reader: &Reader) -> Result<HashMap<Uuid, Arc<Platform>>, Problem> {
 }
 
 /// Node ids in which an asset counts as being in `node`.
-pub fn nodes_under(reader: &Reader, node: Uuid, descendants: bool) -> Result<Vec<Uuid>, Problem> {
+pub(crate) fn nodes_under(reader: &Reader, node: Uuid, descendants: bool) -> Result<Vec<Uuid>, Problem> {
     let Some(top) = reader.get::<Node>(node)? else { return Ok(Vec::new()) };
     if !descendants {
         return Ok(vec![top.id]);
@@ -234,7 +236,9 @@ fn fields(kind: Kind) -> Vec<Field> {
         if kind == Kind::Gateway { zone.required() } else { zone.nullable() },
         many("nodes", "Nodes", Target::Node).default(|| json!([])),
         strings("nodes_display", "Nodes").computed().no_export(),
-        json_field("protocols", "Protocols").default(|| json!([])).help("[{\"name\": \"ssh\", \"port\": 22}]; the platform's when absent"),
+        json_field("protocols", "Protocols")
+            .default(|| json!([]))
+            .help("[{\"name\": \"ssh\", \"port\": 22}]; the platform's when absent"),
         json_field("accounts", "Accounts").through_hooks().detail_only().no_export(),
         int("accounts_amount", "Accounts amount", 0, i64::MAX).computed(),
         choice("category", "Category", Category::CHOICES).computed().no_export(),
@@ -244,14 +248,14 @@ fn fields(kind: Kind) -> Vec<Field> {
         boolean("is_active", "Active").default(|| json!(true)),
         json_field("spec_info", "Specific info").default(|| json!({})).detail_only(),
         json_field("custom_info", "Custom info").default(|| json!({})).detail_only(),
-        json_field("gathered_info", "Gathered info").read_only().detail_only().no_export(),
+        json_field("gathered_info", "Gathered info").default(|| json!({})).read_only().detail_only().no_export(),
     ];
     fields.extend(field::org());
     fields.extend(field::labelled_meta());
     fields
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     [
         ("assets", "asset", "Asset", Kind::Any),
         ("hosts", "host", "Host", Kind::Of(Category::Host)),
@@ -266,12 +270,21 @@ pub fn resources() -> Vec<Resource> {
     .map(|(route, model, label, kind)| {
         Resource::new::<Asset, Assets>("assets", route, model, label, fields(kind), Assets(kind))
             .search(&["name", "address", "comment"])
-            .filters(&["node", "node_id", "show_current_asset", "category", "type", "platform", "is_gateway", "protocols"])
+            .filters(&[
+                "node",
+                "node_id",
+                "show_current_asset",
+                "category",
+                "type",
+                "platform",
+                "is_gateway",
+                "protocols",
+            ])
     })
     .collect()
 }
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let me = Need::Point("perms.view_myassets");
     routes.get("/api/v1/assets/favorite-assets/", me, Doc::new("Starred assets"), favorites);
     routes.post(
@@ -288,7 +301,12 @@ pub fn routes(routes: &mut Routes) {
         Doc::new("Users who can reach the asset"),
         perm_users,
     );
-    routes.get("/api/v1/gatehouse/host-keys/", Need::Point("assets.view_hostkey"), Doc::new("Pinned host keys"), host_keys);
+    routes.get(
+        "/api/v1/gatehouse/host-keys/",
+        Need::Point("assets.view_hostkey"),
+        Doc::new("Pinned host keys"),
+        host_keys,
+    );
     routes.delete(
         "/api/v1/gatehouse/host-keys/{id}/",
         Need::Point("assets.delete_hostkey"),
@@ -345,8 +363,7 @@ async fn unstar(call: Call) -> Answer {
 async fn perm_users(call: Call) -> Answer {
     let asset = call.reader().get::<Asset>(call.id()?)?.ok_or_else(Problem::not_found)?;
     let users = super::perm_tree::users_of(&call, asset.id)?;
-    let rows: Vec<Value> =
-        users.iter().map(|u| json!({"id": u.id, "name": u.name, "username": u.username})).collect();
+    let rows: Vec<Value> = users.iter().map(|u| json!({"id": u.id, "name": u.name, "username": u.username})).collect();
     Ok(list::ok(&json!(rows)))
 }
 

@@ -22,7 +22,7 @@ const MAX_SCAN: usize = 100_000;
 const CHUNK: usize = 256;
 const MAX_EXPORT: usize = 10_000;
 
-pub struct View {
+pub(crate) struct View {
     pub path: &'static str,
     pub need: Need,
     pub kinds: &'static [LedgerKind],
@@ -88,7 +88,7 @@ fn show_password(stored: &StoredEntry) -> Map<String, Value> {
     row
 }
 
-pub const OPERATE: View = View {
+pub(crate) const OPERATE: View = View {
     path: "/api/v1/audits/operate-logs/",
     need: Need::Point("audits.view_operatelog"),
     kinds: &[LedgerKind::Operate],
@@ -107,7 +107,13 @@ const LOGIN: View = View {
     label: "Login log",
     by_member: true,
     show: show_login,
-    equal: &[("username", "username"), ("type", "type"), ("ip", "ip"), ("status", "status"), ("reason_code", "reason_code")],
+    equal: &[
+        ("username", "username"),
+        ("type", "type"),
+        ("ip", "ip"),
+        ("status", "status"),
+        ("reason_code", "reason_code"),
+    ],
     part: &[("city", "city"), ("user_agent", "user_agent")],
     refs: &["user_id"],
 };
@@ -124,7 +130,7 @@ const PASSWORD: View = View {
     refs: &["user_id"],
 };
 
-pub const QUERY: &[(&str, &str)] = &[
+pub(crate) const QUERY: &[(&str, &str)] = &[
     ("limit", "rows of a page"),
     ("offset", "rows to skip"),
     ("date_from", "not earlier"),
@@ -134,7 +140,7 @@ pub const QUERY: &[(&str, &str)] = &[
     ("format", "csv or xlsx"),
 ];
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     for view in [&OPERATE, &LOGIN, &PASSWORD] {
         mount(routes, view);
     }
@@ -142,7 +148,7 @@ pub fn routes(routes: &mut Routes) {
     routes.get("/api/v1/audits/my-login-logs/", Need::Me, doc, my_logins);
 }
 
-pub fn mount(routes: &mut Routes, view: &'static View) {
+pub(crate) fn mount(routes: &mut Routes, view: &'static View) {
     let doc = || Doc::new(view.label).query(QUERY);
     routes.get(view.path, view.need, doc(), move |call| index(call, view));
     routes.get(format!("{}{{id}}/", view.path), view.need, Doc::new(format!("{}: one row", view.label)), move |call| {
@@ -230,7 +236,7 @@ fn texts_contain(value: &Value, needle: &str) -> bool {
     }
 }
 
-pub struct Found {
+pub(crate) struct Found {
     pub rows: Vec<StoredEntry>,
     pub count: u64,
     /// The bound on looked-at entries was reached; there may be more.
@@ -264,7 +270,7 @@ fn question(call: &Call, view: &View) -> Result<(LedgerQuery, Wanted), Problem> 
 }
 
 /// The window of matching rows. Reads the ledger in chunks, on a blocking thread.
-pub async fn find(call: &Call, view: &View, offset: usize, limit: usize) -> Result<Found, Problem> {
+pub(crate) async fn find(call: &Call, view: &View, offset: usize, limit: usize) -> Result<Found, Problem> {
     let (query, wanted) = question(call, view)?;
     let ledger = call.app.store().ledger();
     let work = move || -> Result<Found, Problem> {
@@ -317,7 +323,7 @@ fn window(
     Ok(ledger.query(&query.limit(limit))?)
 }
 
-pub async fn index(call: Call, view: &'static View) -> Answer {
+pub(crate) async fn index(call: Call, view: &'static View) -> Answer {
     let number = |key: &str| match call.query.filled(key) {
         None => Ok(None),
         Some(text) => text.parse::<usize>().map(Some).map_err(|_| Problem::field(key, "a whole number is required")),
@@ -335,7 +341,7 @@ pub async fn index(call: Call, view: &'static View) -> Answer {
         return Ok(list::ok(&json!(rows)));
     }
     let count = usize::try_from(found.count).unwrap_or(usize::MAX);
-    let mut body = list::envelope(&call, limit, offset, count, rows);
+    let mut body = list::envelope(&call, limit, offset, count, &rows);
     if let (true, Some(body)) = (found.truncated, body.as_object_mut()) {
         body.insert("truncated".into(), json!(true));
     }
@@ -367,7 +373,7 @@ async fn export(call: &Call, view: &'static View, format: Format, offset: usize,
     sheet::response(format, &view.label.to_lowercase().replace(' ', "-"), bytes)
 }
 
-pub fn fetch(call: &Call, view: &View) -> Result<StoredEntry, Problem> {
+pub(crate) fn fetch(call: &Call, view: &View) -> Result<StoredEntry, Problem> {
     let found = call.app.store().ledger().get(call.id()?)?.ok_or_else(Problem::not_found)?;
     let (_, members) = walls(call, view)?;
     let entry = &found.entry;

@@ -56,6 +56,6 @@ const COMMANDS: View = View {
     refs: &["session", "session_id", "user_id", "asset_id", "account_id"],
 };
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     audits::mount(routes, &COMMANDS);
 }

@@ -20,7 +20,7 @@ use crate::problem::Problem;
 
 const LIST: &str = "/api/v1/authentication/connection-token/";
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let need = Need::Point("authentication.view_connectiontoken");
     let body = json!({"type": "object", "required": ["asset", "account", "protocol", "connect_method"], "properties": {
         "asset": {"type": "string", "format": "uuid"},
@@ -37,7 +37,8 @@ pub fn routes(routes: &mut Routes) {
     let reuse = Need::Point("authentication.reuse_connectiontoken");
     for method in [axum::http::Method::PATCH, axum::http::Method::PUT] {
         routes.add(method.clone(), item("expire/"), expire, Doc::new("End a token before its time"), end);
-        let doc = Doc::new("Let a token be used several times, or once").request(json!({"type": "object", "properties": {
+        let doc = Doc::new("Let a token be used several times, or once")
+            .request(json!({"type": "object", "properties": {
             "is_reusable": {"type": "boolean"}}}));
         routes.add(method, item("reuse/"), reuse, doc, set_reuse);
     }

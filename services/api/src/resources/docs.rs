@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, Response, header};
 use crate::engine::{list, openapi};
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     routes.get("/api/docs/openapi.json", Need::Me, Doc::new("OpenAPI 3.1 document"), json);
     let doc = Doc::new("All routes, for people").query(&[("format", "openapi: the JSON document")]).media("text/html");
     routes.get("/api/docs/", Need::Me, doc, page);

@@ -46,7 +46,7 @@ const FILES: View = View {
     refs: &["session", "session_id", "user_id", "asset_id", "account_id"],
 };
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     audits::mount(routes, &FILES);
     let doc = Doc::new("The content of a transferred file, as far as it was kept").media("application/octet-stream");
     routes.get("/api/v1/audits/ftp-logs/{id}/file/", Need::Point("audits.download_ftplog"), doc, download);
@@ -72,6 +72,7 @@ async fn download(call: Call) -> Answer {
     });
     // The name comes from an asset: only what is harmless in a header is repeated.
     let name = file.filename.rsplit('/').next().unwrap_or("file");
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(128).collect();
+    let safe: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(128).collect();
     attachment(body, "application/octet-stream", &safe)
 }

@@ -21,7 +21,7 @@ fn drop_id(filter: &mut ManyFilter, id: Uuid) {
 }
 
 /// Takes a user out of the groups, grants and rules that the change's reader sees.
-pub fn user_in_scope(change: &mut Change<'_>, user: Uuid) -> Result<(), Problem> {
+pub(crate) fn user_in_scope(change: &mut Change<'_>, user: Uuid) -> Result<(), Problem> {
     for group in change.list::<UserGroup>()?.iter().filter(|g| g.users.contains(&user)) {
         change.edit::<UserGroup>(group.id, |g| g.users.retain(|u| *u != user))?;
     }
@@ -48,7 +48,7 @@ pub fn user_in_scope(change: &mut Change<'_>, user: Uuid) -> Result<(), Problem>
 }
 
 /// Everything of a user that leaves the system.
-pub fn user(change: &mut Change<'_>, user: Uuid, username: &str) -> Result<(), Problem> {
+pub(crate) fn user(change: &mut Change<'_>, user: Uuid, username: &str) -> Result<(), Problem> {
     change.everywhere(|change| user_in_scope(change, user))?;
     for rule in change.list::<LoginRule>()? {
         if names(&rule.users, user) || rule.reviewers.contains(&user) {
@@ -78,14 +78,14 @@ pub fn user(change: &mut Change<'_>, user: Uuid, username: &str) -> Result<(), P
     change.delete::<UserSecret>(user)
 }
 
-pub fn group(change: &mut Change<'_>, group: Uuid) -> Result<(), Problem> {
+pub(crate) fn group(change: &mut Change<'_>, group: Uuid) -> Result<(), Problem> {
     for grant in change.list::<AssetPermission>()?.iter().filter(|g| g.user_groups.contains(&group)) {
         change.edit::<AssetPermission>(grant.id, |g| g.user_groups.retain(|u| *u != group))?;
     }
     Ok(())
 }
 
-pub fn asset(change: &mut Change<'_>, asset: Uuid) -> Result<(), Problem> {
+pub(crate) fn asset(change: &mut Change<'_>, asset: Uuid) -> Result<(), Problem> {
     for grant in change.list::<AssetPermission>()?.iter().filter(|g| g.assets.contains(&asset)) {
         change.edit::<AssetPermission>(grant.id, |g| g.assets.retain(|a| *a != asset))?;
     }
@@ -98,7 +98,7 @@ pub fn asset(change: &mut Change<'_>, asset: Uuid) -> Result<(), Problem> {
     Ok(())
 }
 
-pub fn node(change: &mut Change<'_>, node: Uuid) -> Result<(), Problem> {
+pub(crate) fn node(change: &mut Change<'_>, node: Uuid) -> Result<(), Problem> {
     for grant in change.list::<AssetPermission>()?.iter().filter(|g| g.nodes.contains(&node)) {
         change.edit::<AssetPermission>(grant.id, |g| g.nodes.retain(|n| *n != node))?;
     }

@@ -11,7 +11,7 @@ use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 use crate::tls::{CertificateFacts, TlsError, TlsStore};
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let path = |what: &str| format!("/api/v1/gatehouse/{what}/");
     let view = Need::System("gatehouse.view_ledger");
     routes.get(path("ledger"), view, Doc::new("Head of the audit ledger and the key that signs it"), head);
@@ -104,7 +104,8 @@ async fn replace(call: Call) -> Answer {
     let body = call.json().await?;
     let text = |key: &str| body.get(key).and_then(Value::as_str).filter(|s| !s.trim().is_empty());
     let now = call.app.now();
-    let (chain, key) = match (text("certificate"), text("key"), body.get("self_signed_names").and_then(Value::as_array)) {
+    let (chain, key) = match (text("certificate"), text("key"), body.get("self_signed_names").and_then(Value::as_array))
+    {
         (Some(chain), Some(key), None) => (chain.to_owned(), zeroize::Zeroizing::new(key.to_owned())),
         (None, None, Some(names)) => {
             let names: Vec<String> = names.iter().filter_map(Value::as_str).map(str::to_owned).take(32).collect();

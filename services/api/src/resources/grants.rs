@@ -101,7 +101,7 @@ fn amount(name: &'static str, label: &'static str) -> Field {
     field::int(name, label, 0, i64::MAX).computed().no_export()
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),
@@ -109,7 +109,9 @@ pub fn resources() -> Vec<Resource> {
         many("user_groups", "User groups", Target::UserGroup).default(|| json!([])),
         many("assets", "Assets", Target::Asset).default(|| json!([])),
         many("nodes", "Nodes", Target::Node).default(|| json!([])),
-        strings("accounts", "Accounts").default(|| json!([])).help("user names and @ALL, @SPEC, @INPUT, @USER, @ANON; !name excludes"),
+        strings("accounts", "Accounts")
+            .default(|| json!([]))
+            .help("user names and @ALL, @SPEC, @INPUT, @USER, @ANON; !name excludes"),
         strings("protocols", "Protocols").default(|| json!(["all"])),
         Field::new("actions", "Actions", Kind::Actions).default(|| json!(Actions::CONNECT.bits())),
         datetime("date_start", "Date start").default(|| json!(chrono::Utc::now())),

@@ -28,9 +28,8 @@ impl Hooks<UserGroup> for Groups {
 
     fn filter(&self, _: &Call, name: &str, value: &str) -> Result<Option<Predicate<UserGroup>>, Problem> {
         let user = value.parse::<uuid::Uuid>().ok();
-        Ok((name == "user_id").then(|| -> Predicate<UserGroup> {
-            Box::new(move |g| user.is_some_and(|u| g.users.contains(&u)))
-        }))
+        Ok((name == "user_id")
+            .then(|| -> Predicate<UserGroup> { Box::new(move |g| user.is_some_and(|u| g.users.contains(&u))) }))
     }
 
     fn show(&self, _: &Call, row: &UserGroup, out: &mut Map<String, Value>, _: bool) -> Result<(), Problem> {
@@ -43,7 +42,7 @@ impl Hooks<UserGroup> for Groups {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::engine::list::{self, json_response};
 use crate::guard::{Answer, Call, Doc, Need, Routes, Stranger};
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     routes.public(Method::GET, "/api/health/", Doc::new("200 when the store answers and takes changes"), health);
     let doc = Doc::new("Figures in Prometheus text").media("text/plain; version=0.0.4");
     routes.get("/metrics", Need::System("gatehouse.view_metrics"), doc, metrics);
@@ -32,7 +32,8 @@ async fn metrics(call: Call) -> Answer {
     let mut out = String::new();
     let mut gauge = |name: &str, help: &str, value: u64| {
         // Writing to a string does not fail.
-        let _ = writeln!(out, "# HELP gatehouse_{name} {help}\n# TYPE gatehouse_{name} gauge\ngatehouse_{name} {value}");
+        let _ =
+            writeln!(out, "# HELP gatehouse_{name} {help}\n# TYPE gatehouse_{name} gauge\ngatehouse_{name} {value}");
     };
     let n = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     gauge("sessions", "Sessions that run now.", n(app.core().live().count()));
@@ -42,7 +43,10 @@ async fn metrics(call: Call) -> Answer {
     gauge("store_healthy", "1 when the store takes changes.", u64::from(app.store().health().is_healthy()));
     gauge("recordings_bytes", "Bytes of recordings on disk.", app.core().recorders().used_bytes());
     gauge("kept_files_bytes", "Bytes of kept file contents on disk.", app.core().files().used_bytes());
-    let _ = writeln!(out, "# HELP gatehouse_http_answers_total Answers of the API.\n# TYPE gatehouse_http_answers_total counter");
+    let _ = writeln!(
+        out,
+        "# HELP gatehouse_http_answers_total Answers of the API.\n# TYPE gatehouse_http_answers_total counter"
+    );
     for (class, count) in app.metrics().answers() {
         let _ = writeln!(out, "gatehouse_http_answers_total{{class=\"{class}xx\"}} {count}");
     }

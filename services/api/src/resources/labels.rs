@@ -65,7 +65,7 @@ impl Hooks<Label> for Labels {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),

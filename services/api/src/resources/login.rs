@@ -12,12 +12,13 @@ use crate::engine::values::show_date;
 use crate::guard::{Answer, Call, Doc, Need, Routes, Stranger};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let login = json!({"type": "object", "required": ["username", "password"], "properties": {
         "username": {"type": "string"}, "password": {"type": "string", "format": "password"},
         "code": {"type": "string", "description": "second factor, when one is set up"},
         "session": {"type": "boolean", "description": "true: a browser session (cookies) instead of a bearer token"}}});
-    let doc = || Doc::new("Log in: a bearer token, or the next step with a ticket for mfa/challenge").request(login.clone());
+    let doc =
+        || Doc::new("Log in: a bearer token, or the next step with a ticket for mfa/challenge").request(login.clone());
     routes.public(Method::POST, "/api/v1/authentication/auth/", doc(), log_in);
     routes.public(Method::POST, "/api/v1/authentication/tokens/", doc(), log_in);
     let challenge = json!({"type": "object", "required": ["ticket"], "properties": {
@@ -74,9 +75,13 @@ async fn next(stranger: &Stranger, step: Step, session: bool) -> Answer {
     }
     let (code, detail) = match &step {
         Step::Mfa(_) => ("mfa_required", "send the code of your second factor with the ticket to mfa/challenge"),
-        Step::EnrolMfa(_) => ("mfa_unset", "a second factor is required; confirm the secret with a code at mfa/challenge"),
+        Step::EnrolMfa(_) => {
+            ("mfa_unset", "a second factor is required; confirm the secret with a code at mfa/challenge")
+        }
         Step::ChangePassword(_) => ("need_update_password", "send new_password with the ticket to mfa/challenge"),
-        Step::Password | Step::Done(_) => return Err(Problem::internal(&"a log-in by password stopped at an odd step")),
+        Step::Password | Step::Done(_) => {
+            return Err(Problem::internal(&"a log-in by password stopped at an odd step"));
+        }
     };
     let mut problem = Problem::bad_request(code, detail);
     let mut data = Map::new();

@@ -7,9 +7,10 @@ use crate::engine::list;
 use crate::engine::values::{as_id, show_date};
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let path = |what: &str| format!("/api/v1/notifications/site-messages/{what}");
-    let query: &[(&'static str, &'static str)] = &[("has_read", "0 or 1"), ("limit", "rows"), ("offset", "rows to skip")];
+    let query: &[(&'static str, &'static str)] =
+        &[("has_read", "0 or 1"), ("limit", "rows"), ("offset", "rows to skip")];
     routes.get(path(""), Need::Me, Doc::new("Own messages, newest first").query(query), index);
     routes.get(path("unread-total/"), Need::Me, Doc::new("How many are unread"), unread);
     let body = json!({"type": "object", "properties": {"ids": {"type": "array", "items": {"type": "string"}}}});
@@ -41,7 +42,7 @@ async fn index(call: Call) -> Answer {
     let page = call.app.notify().messages(call.user.id, has_read, offset, limit)?;
     let shown: Vec<Value> = page.messages.iter().map(|m| row(m)).collect();
     let paged = call.query.get("limit").is_some() || call.query.get("offset").is_some();
-    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, page.total, shown) } else { json!(shown) }))
+    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, page.total, &shown) } else { json!(shown) }))
 }
 
 async fn unread(call: Call) -> Answer {

@@ -35,6 +35,7 @@ mod settings;
 mod test_connection;
 mod tokens;
 mod user_actions;
+mod user_cas;
 mod users;
 mod watch;
 mod zones;
@@ -97,6 +98,7 @@ pub(crate) fn mount(routes: &mut Routes) -> Vec<std::sync::Arc<Resource>> {
         settings::routes,
         messages::routes,
         gatehouse::routes,
+        user_cas::routes,
     ] {
         add(routes);
     }

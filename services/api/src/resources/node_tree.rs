@@ -15,7 +15,7 @@ use crate::engine::values::as_id;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let view = Need::Point("assets.view_node");
     routes.get("/api/v1/assets/nodes/{id}/children/", view, Doc::new("Child nodes; ?all=1 for all below"), children);
     routes.post(
@@ -26,12 +26,18 @@ pub fn routes(routes: &mut Routes) {
     );
     let query: &[(&'static str, &'static str)] =
         &[("key", "children of this node; the root without it"), ("assets", "1: with the assets of the node")];
-    routes.get("/api/v1/assets/nodes/children/tree/", view, Doc::new("Nodes as a tree, level by level").query(query), tree);
+    routes.get(
+        "/api/v1/assets/nodes/children/tree/",
+        view,
+        Doc::new("Nodes as a tree, level by level").query(query),
+        tree,
+    );
     routes.get("/api/v1/assets/nodes/category/tree/", view, Doc::new("Assets by category, type and platform"), by_type);
     routes.put(
         "/api/v1/assets/nodes/{id}/move/",
         Need::Point("assets.change_node"),
-        Doc::new("Move a node below another one").request(json!({"type": "object", "required": ["parent"], "properties": {
+        Doc::new("Move a node below another one")
+            .request(json!({"type": "object", "required": ["parent"], "properties": {
             "parent": {"type": "string", "format": "uuid"}}})),
         move_node,
     );
@@ -118,13 +124,14 @@ async fn move_node(call: Call) -> Answer {
     let by = call.user.display();
     let author = Author { by: &by, now: change.now };
     let changed = nodes::move_to(&super::nodes::tree(&change, moved.org_id)?, moved.id, parent, author)?;
-    let new = changed.iter().find(|n| n.id == moved.id).map_or_else(|| moved.full_value.clone(), |n| n.full_value.clone());
+    let new =
+        changed.iter().find(|n| n.id == moved.id).map_or_else(|| moved.full_value.clone(), |n| n.full_value.clone());
     super::nodes::apply(&mut change, changed)?;
-    change.audit(
-        Operation::new(Action::Update, "Node", &new, moved.id)
-            .org(moved.org_id)
-            .changed("full_value", &json!(moved.full_value), &json!(new)),
-    );
+    change.audit(Operation::new(Action::Update, "Node", &new, moved.id).org(moved.org_id).changed(
+        "full_value",
+        &json!(moved.full_value),
+        &json!(new),
+    ));
     change.commit().await?;
     Ok(list::ok(&shown(&call, &*node(&call)?)))
 }
@@ -132,7 +139,10 @@ async fn move_node(call: Call) -> Answer {
 async fn place(call: Call, what: &'static str) -> Answer {
     let body = call.json().await?;
     let node = node(&call)?;
-    let given = body.get("assets").and_then(Value::as_array).ok_or_else(|| Problem::field("assets", "this field is required"))?;
+    let given = body
+        .get("assets")
+        .and_then(Value::as_array)
+        .ok_or_else(|| Problem::field("assets", "this field is required"))?;
     if given.len() > crate::engine::write::MAX_BULK {
         return Err(Problem::field("assets", format!("at most {} at once", crate::engine::write::MAX_BULK)));
     }
@@ -143,7 +153,8 @@ async fn place(call: Call, what: &'static str) -> Answer {
     for id in given {
         let id = as_id(id.get("id").unwrap_or(id)).ok_or_else(|| Problem::field("assets", "must be valid UUIDs"))?;
         let asset = change.get::<Asset>(id)?.filter(|a| a.org_id == node.org_id);
-        let asset = asset.ok_or_else(|| Problem::field("assets", format!("invalid pk \"{id}\" - object does not exist")))?;
+        let asset =
+            asset.ok_or_else(|| Problem::field("assets", format!("invalid pk \"{id}\" - object does not exist")))?;
         change.edit::<Asset>(asset.id, |a| match what {
             "add" if !a.nodes.contains(&node.id) => a.nodes.push(node.id),
             "replace" => a.nodes = vec![node.id],
@@ -170,7 +181,15 @@ async fn place(call: Call, what: &'static str) -> Answer {
 }
 
 /// A node as the UI's tree wants it (zTree, as in JumpServer).
-pub fn tree_row(id: &str, parent: &str, name: &str, count: Option<u32>, is_parent: bool, kind: &str, data: &Value) -> Value {
+pub(crate) fn tree_row(
+    id: &str,
+    parent: &str,
+    name: &str,
+    count: Option<u32>,
+    is_parent: bool,
+    kind: &str,
+    data: &Value,
+) -> Value {
     let title = count.map_or_else(|| name.to_owned(), |n| format!("{name} ({n})"));
     json!({
         "id": id, "pId": parent, "name": title, "title": name, "isParent": is_parent, "open": parent.is_empty(),
@@ -178,7 +197,7 @@ pub fn tree_row(id: &str, parent: &str, name: &str, count: Option<u32>, is_paren
     })
 }
 
-pub fn asset_row(asset: &Asset, platform: Option<&Platform>, parent: &str) -> Value {
+pub(crate) fn asset_row(asset: &Asset, platform: Option<&Platform>, parent: &str) -> Value {
     let data = json!({
         "id": asset.id, "name": asset.name, "address": asset.address, "org_id": asset.org_id,
         "protocols": asset.protocols,
@@ -192,9 +211,7 @@ async fn tree(call: Call) -> Answer {
     let reader = call.reader();
     let nodes = reader.list::<Node>()?;
     let key = call.query.filled("key");
-    let is_parent = |n: &Node| {
-        nodes.iter().any(|c| c.org_id == n.org_id && c.parent_key() == Some(n.key.as_str()))
-    };
+    let is_parent = |n: &Node| nodes.iter().any(|c| c.org_id == n.org_id && c.parent_key() == Some(n.key.as_str()));
     let mut level: Vec<_> = nodes
         .iter()
         .filter(|n| match key {
@@ -242,7 +259,15 @@ async fn by_type(call: Call) -> Answer {
             let of_type = || of_category.iter().filter(|p| p.r#type == kind);
             let total: u32 = of_type().filter_map(|p| counts.get(&p.id)).sum();
             let type_id = format!("{id}_{kind}");
-            rows.push(tree_row(&type_id, id, kind.label(), Some(total), true, "type", &json!({"value": kind.as_str()})));
+            rows.push(tree_row(
+                &type_id,
+                id,
+                kind.label(),
+                Some(total),
+                true,
+                "type",
+                &json!({"value": kind.as_str()}),
+            ));
             for platform in of_type() {
                 let count = counts.get(&platform.id).copied().unwrap_or(0);
                 let data = json!({"id": platform.id, "name": platform.name});
@@ -259,7 +284,8 @@ async fn check_amounts(call: Call) -> Answer {
     let nodes = call.reader().list::<Node>()?;
     let assets = call.reader().list::<Asset>()?;
     let counted = nodes::count_assets(&nodes, assets.iter().map(AsRef::as_ref));
-    let kept: Vec<(Uuid, u32)> = call.app.with_directory(|d| nodes.iter().map(|n| (n.id, d.node_count(n.id))).collect());
+    let kept: Vec<(Uuid, u32)> =
+        call.app.with_directory(|d| nodes.iter().map(|n| (n.id, d.node_count(n.id))).collect());
     let differs: Vec<Value> = kept
         .iter()
         .filter_map(|(id, kept)| {
@@ -268,7 +294,10 @@ async fn check_amounts(call: Call) -> Answer {
         })
         .collect();
     if !differs.is_empty() {
-        tracing::error!(nodes = differs.len(), "the read model counts assets wrongly; restart gatehouse and report this");
+        tracing::error!(
+            nodes = differs.len(),
+            "the read model counts assets wrongly; restart gatehouse and report this"
+        );
     }
     Ok(list::ok(&json!({"nodes": nodes.len(), "differs": differs})))
 }

@@ -33,14 +33,14 @@ impl From<NodeError> for Problem {
 }
 
 /// The nodes of one organization as the change leaves them.
-pub fn tree(change: &Change<'_>, org: Uuid) -> Result<Vec<Arc<Node>>, Problem> {
+pub(crate) fn tree(change: &Change<'_>, org: Uuid) -> Result<Vec<Arc<Node>>, Problem> {
     let mut nodes = change.list::<Node>()?;
     nodes.retain(|n| n.org_id == org);
     Ok(nodes)
 }
 
 /// Stores changed nodes, new ones included.
-pub fn apply(change: &mut Change<'_>, changed: Vec<Node>) -> Result<(), Problem> {
+pub(crate) fn apply(change: &mut Change<'_>, changed: Vec<Node>) -> Result<(), Problem> {
     for node in changed {
         let id = node.id;
         let copy = node.clone();
@@ -51,7 +51,7 @@ pub fn apply(change: &mut Change<'_>, changed: Vec<Node>) -> Result<(), Problem>
     Ok(())
 }
 
-pub fn create_child(change: &mut Change<'_>, parent: &Node, id: Uuid, value: &str) -> Result<Node, Problem> {
+pub(crate) fn create_child(change: &mut Change<'_>, parent: &Node, id: Uuid, value: &str) -> Result<Node, Problem> {
     let by = change.call.user.display();
     let author = Author { by: &by, now: change.now };
     let changed = nodes::create_child(&tree(change, parent.org_id)?, parent.id, id, value, author)?;
@@ -61,7 +61,7 @@ pub fn create_child(change: &mut Change<'_>, parent: &Node, id: Uuid, value: &st
 }
 
 /// The tree of a renamed organization.
-pub fn rename_root(change: &mut Change<'_>, org: &Organization) -> Result<(), Problem> {
+pub(crate) fn rename_root(change: &mut Change<'_>, org: &Organization) -> Result<(), Problem> {
     let by = change.call.user.display();
     let author = Author { by: &by, now: change.now };
     change.everywhere(|change| {
@@ -123,7 +123,7 @@ impl Hooks<Node> for Nodes {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("key", "Key").read_only().default(|| json!("")),

@@ -97,7 +97,7 @@ impl Hooks<Organization> for Orgs {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),
@@ -114,7 +114,7 @@ pub fn resources() -> Vec<Resource> {
     ]
 }
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     routes.get("/api/v1/orgs/orgs/current/", Need::Me, Doc::new("Organization of this request"), current);
     routes.get("/api/v1/orgs/mine/", Need::Me, Doc::new("Organizations that the caller can choose"), mine);
 }

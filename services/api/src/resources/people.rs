@@ -20,7 +20,7 @@ use crate::problem::Problem;
 /// Whether the caller may change the account of `target`. A user is known in several organizations; whoever can change
 /// the mail address or password of one can become that one, so the caller must hold `point` wherever the target is, and
 /// every permission that the target has for the whole system.
-pub fn require_authority(call: &Call, target: &User, point: &str) -> Result<(), Problem> {
+pub(crate) fn require_authority(call: &Call, target: &User, point: &str) -> Result<(), Problem> {
     if target.id == call.user.id {
         return Ok(());
     }
@@ -65,7 +65,7 @@ fn role<'r>(roles: &'r [std::sync::Arc<Role>], id: Uuid, scope: RoleScope, field
 }
 
 /// Replaces the user's roles in one organization. Roles in other organizations are never touched.
-pub fn set_org_roles(call: &Call, user: &mut User, org: Uuid, wanted: &[Uuid]) -> Result<(), Problem> {
+pub(crate) fn set_org_roles(call: &Call, user: &mut User, org: Uuid, wanted: &[Uuid]) -> Result<(), Problem> {
     let roles = auth::roles(&call.app)?;
     let had: BTreeSet<Uuid> = user.org_roles.iter().filter(|r| r.org == org).map(|r| r.role).collect();
     let wanted: BTreeSet<Uuid> = wanted.iter().copied().collect();
@@ -91,7 +91,7 @@ pub fn set_org_roles(call: &Call, user: &mut User, org: Uuid, wanted: &[Uuid]) -
     Ok(())
 }
 
-pub fn set_system_roles(call: &Call, user: &mut User, wanted: &[Uuid]) -> Result<(), Problem> {
+pub(crate) fn set_system_roles(call: &Call, user: &mut User, wanted: &[Uuid]) -> Result<(), Problem> {
     let roles = auth::roles(&call.app)?;
     let had: BTreeSet<Uuid> = user.system_roles.iter().copied().collect();
     let wanted: BTreeSet<Uuid> = wanted.iter().copied().collect();
@@ -124,7 +124,7 @@ fn require_in(call: &Call, org: Uuid, point: &str) -> Result<(), Problem> {
 }
 
 /// Refuses a change after which nobody could administer the system. `after`: the user as it will be; `None`: deleted.
-pub fn keep_an_administrator(change: &Change<'_>, before: &User, after: Option<&User>) -> Result<(), Problem> {
+pub(crate) fn keep_an_administrator(change: &Change<'_>, before: &User, after: Option<&User>) -> Result<(), Problem> {
     let administers = |user: &User| user.system_roles.contains(&builtin::SYSTEM_ADMIN) && user.is_valid(change.now);
     if !administers(before) || after.is_some_and(administers) {
         return Ok(());

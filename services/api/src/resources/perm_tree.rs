@@ -16,7 +16,7 @@ use crate::engine::values::show_date;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let own = Need::Point("perms.view_myassets");
     let other = Need::Point("perms.view_userassetpermission");
     let query: &[(&'static str, &'static str)] = &[
@@ -60,14 +60,13 @@ pub fn routes(routes: &mut Routes) {
     routes.get("/api/v1/perms/asset-permissions/{id}/assets/all/", view, doc, grant_assets);
 }
 
-pub fn reaches(call: &Call, asset: Uuid) -> bool {
+pub(crate) fn reaches(call: &Call, asset: Uuid) -> bool {
     let now = call.app.now();
-    call.app.with_directory(|d| {
-        d.asset(asset).is_some_and(|a| d.reach(call.user.id, a.org_id, now).get(asset).is_some())
-    })
+    call.app
+        .with_directory(|d| d.asset(asset).is_some_and(|a| d.reach(call.user.id, a.org_id, now).get(asset).is_some()))
 }
 
-pub fn users_of(call: &Call, asset: Uuid) -> Result<Vec<Arc<User>>, Problem> {
+pub(crate) fn users_of(call: &Call, asset: Uuid) -> Result<Vec<Arc<User>>, Problem> {
     let now = call.app.now();
     Ok(call.app.with_directory(|d| d.who_reaches(asset, now)).into_iter().map(|(user, _)| user).collect())
 }
@@ -139,7 +138,7 @@ fn listed(call: &Call, place: Place) -> Answer {
         return Ok(list::ok(&json!(rows?)));
     }
     let limit = number(call, "limit").unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
-    Ok(list::ok(&list::envelope(call, limit, number(call, "offset").unwrap_or(0), page.total, rows?)))
+    Ok(list::ok(&list::envelope(call, limit, number(call, "offset").unwrap_or(0), page.total, &rows?)))
 }
 
 async fn assets(call: Call) -> Answer {
@@ -184,7 +183,8 @@ async fn asset(call: Call) -> Answer {
         let actions = d.reach(user, asset.org_id, now).get(id)?.actions;
         Some((Listed { asset, actions }, d.granted_accounts(user, id, now)))
     });
-    let (listed, accounts) = found.filter(|(l, _)| call.scope.contains(l.asset.org_id)).ok_or_else(Problem::not_found)?;
+    let (listed, accounts) =
+        found.filter(|(l, _)| call.scope.contains(l.asset.org_id)).ok_or_else(Problem::not_found)?;
     let mut shown = row(&call, &listed)?;
     if let Some(shown) = shown.as_object_mut() {
         shown.insert("permed_accounts".into(), accounts.iter().map(account_row).collect());
@@ -197,7 +197,9 @@ fn tree_of(call: &Call) -> Result<Vec<TreeNode>, Problem> {
     let (user, now) = (subject(call)?, call.app.now());
     match org(call) {
         Some(org) => Ok(call.app.with_directory(|d| d.tree(user, org, now))),
-        None => Err(Problem::bad_request("global_organization", "a tree is of one organization; choose it with X-JMS-ORG")),
+        None => {
+            Err(Problem::bad_request("global_organization", "a tree is of one organization; choose it with X-JMS-ORG"))
+        }
     }
 }
 

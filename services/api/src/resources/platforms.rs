@@ -1,10 +1,10 @@
 //! `assets/platforms`, `categories`, `protocols` (S16). Built-in platforms are cloned, not changed.
 
 use async_trait::async_trait;
+use gatehouse_model::account::AccountTemplate;
 use gatehouse_model::asset::{Asset, Category, Charset, Platform, PlatformType, SuMethod};
 use gatehouse_model::builtin;
 use gatehouse_model::common::{Invalid, Validate};
-use gatehouse_model::account::AccountTemplate;
 use serde_json::{Map, Value, json};
 
 use crate::engine::change::{Change, Input};
@@ -18,7 +18,10 @@ struct Platforms;
 
 fn internal_refused(platform: &Platform) -> Result<(), Problem> {
     if platform.internal {
-        return Err(Problem::bad_request("builtin", "built-in platforms cannot be changed or deleted; clone one instead"));
+        return Err(Problem::bad_request(
+            "builtin",
+            "built-in platforms cannot be changed or deleted; clone one instead",
+        ));
     }
     Ok(())
 }
@@ -72,7 +75,7 @@ impl Hooks<Platform> for Platforms {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),
@@ -96,9 +99,19 @@ pub fn resources() -> Vec<Resource> {
     ]
 }
 
-pub fn routes(routes: &mut Routes) {
-    routes.get("/api/v1/assets/categories/", Need::Point("assets.view_category"), Doc::new("Categories and types"), categories);
-    routes.get("/api/v1/assets/protocols/", Need::Point("assets.view_protocol"), Doc::new("Protocols and default ports"), protocols);
+pub(crate) fn routes(routes: &mut Routes) {
+    routes.get(
+        "/api/v1/assets/categories/",
+        Need::Point("assets.view_category"),
+        Doc::new("Categories and types"),
+        categories,
+    );
+    routes.get(
+        "/api/v1/assets/protocols/",
+        Need::Point("assets.view_protocol"),
+        Doc::new("Protocols and default ports"),
+        protocols,
+    );
 }
 
 async fn categories(call: Call) -> Answer {

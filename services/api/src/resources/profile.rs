@@ -21,7 +21,7 @@ use crate::problem::Problem;
 
 /// What a user prefers, by category (`luna`, `koko`, `lina`) as JumpServer's clients keep it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Preference {
+pub(crate) struct Preference {
     /// The user's id.
     pub id: Uuid,
     pub values: Map<String, Value>,
@@ -57,7 +57,7 @@ impl Kept for Preference {
     }
 }
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let me = Need::Me;
     let path = |what: &str| format!("/api/v1/users/profile/{what}");
     routes.get(path(""), me, Doc::new("Own account"), show);
@@ -88,8 +88,11 @@ pub fn routes(routes: &mut Routes) {
 }
 
 fn by(call: &Call, what: &str) -> By {
-    let operation = Operation::new(Action::Update, "Profile", call.user.display(), call.user.id)
-        .changed("action", &Value::Null, &json!(what));
+    let operation = Operation::new(Action::Update, "Profile", call.user.display(), call.user.id).changed(
+        "action",
+        &Value::Null,
+        &json!(what),
+    );
     By::user(&call.user, call.ip).with_audit(audit::entry(call, call.app.now(), operation))
 }
 

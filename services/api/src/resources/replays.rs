@@ -17,7 +17,7 @@ use crate::engine::list;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     routes.get(
         "/api/v1/terminal/sessions/{id}/replay/",
         Need::Point("terminal.view_sessionreplay"),
@@ -28,7 +28,10 @@ pub fn routes(routes: &mut Routes) {
         "/api/v1/terminal/sessions/{id}/replay/download/",
         Need::Point("terminal.download_sessionreplay"),
         Doc::new("The recording")
-            .query(&[("type", "cast (asciicast v2, default), text, raw (the exact output), ghr (as recorded, encrypted)")])
+            .query(&[(
+                "type",
+                "cast (asciicast v2, default), text, raw (the exact output), ghr (as recorded, encrypted)",
+            )])
             .media("application/octet-stream"),
         download,
     );
@@ -40,7 +43,9 @@ fn session(call: &Call) -> Result<std::sync::Arc<Session>, Problem> {
 
 fn operation(action: Action, session: &Session) -> Operation {
     let name = format!("{} {} {}", session.user, session.account, session.asset);
-    Operation::new(action, "Session replay", name, session.id).org(session.org_id).refs([session.asset_id, session.user_id])
+    Operation::new(action, "Session replay", name, session.id)
+        .org(session.org_id)
+        .refs([session.asset_id, session.user_id])
 }
 
 async fn facts(call: Call) -> Answer {
@@ -100,7 +105,7 @@ impl Write for Pipe {
 }
 
 /// A body that `write` fills on a thread of its own, at the speed of the client.
-pub fn piped<F>(write: F) -> Body
+pub(crate) fn piped<F>(write: F) -> Body
 where
     F: FnOnce(&mut dyn Write) -> Result<(), String> + Send + 'static,
 {
@@ -117,11 +122,12 @@ where
     Body::from_stream(ReceiverStream::new(pieces))
 }
 
-pub fn attachment(body: Body, media: &'static str, name: &str) -> Result<Response<Body>, Problem> {
+pub(crate) fn attachment(body: Body, media: &'static str, name: &str) -> Result<Response<Body>, Problem> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    let disposition = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")).map_err(|e| Problem::internal(&e))?;
+    let disposition =
+        HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")).map_err(|e| Problem::internal(&e))?;
     headers.insert(header::CONTENT_DISPOSITION, disposition);
     Ok(response)
 }
@@ -138,9 +144,8 @@ async fn download(call: Call) -> Answer {
     };
     let dir = call.app.core().recorders().dir().to_owned();
     let found = library::locate(&dir, session.id).map_err(|e| Problem::internal(&e))?;
-    let path = found.ok_or_else(|| {
-        Problem::new(axum::http::StatusCode::NOT_FOUND, "no_replay", "this session has no recording")
-    })?;
+    let path = found
+        .ok_or_else(|| Problem::new(axum::http::StatusCode::NOT_FOUND, "no_replay", "this session has no recording"))?;
     audit::record(&call, operation(Action::Download, &session)).await?;
     let key = call.app.store().derive_key("recordings")?;
     let body = piped(move |out| {

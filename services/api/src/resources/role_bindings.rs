@@ -20,8 +20,9 @@ use crate::engine::values::as_id;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
-    let filters = &[("user", "id"), ("role", "id"), ("scope", "system or org"), ("limit", "rows"), ("offset", "rows to skip")];
+pub(crate) fn routes(routes: &mut Routes) {
+    let filters =
+        &[("user", "id"), ("role", "id"), ("scope", "system or org"), ("limit", "rows"), ("offset", "rows to skip")];
     routes.get(
         "/api/v1/rbac/role-bindings/",
         Need::Point("rbac.view_rolebinding"),
@@ -42,7 +43,12 @@ pub fn routes(routes: &mut Routes) {
         Doc::new("Take a role from a user"),
         remove,
     );
-    routes.get("/api/v1/rbac/permissions/", Need::Point("rbac.view_permission"), Doc::new("All permission points"), points);
+    routes.get(
+        "/api/v1/rbac/permissions/",
+        Need::Point("rbac.view_permission"),
+        Doc::new("All permission points"),
+        points,
+    );
     routes.get(
         "/api/v1/rbac/roles/{id}/permissions/",
         Need::Point("rbac.view_permission"),
@@ -104,7 +110,7 @@ async fn index(call: Call) -> Answer {
     let (limit, offset, count) = (number("limit", DEFAULT_PAGE).clamp(1, MAX_PAGE), number("offset", 0), rows.len());
     let shown: Result<Vec<Value>, Problem> = rows.iter().skip(offset).take(limit).map(|b| show(&call, b)).collect();
     let paged = call.query.get("limit").is_some() || call.query.get("offset").is_some();
-    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, count, shown?) } else { json!(shown?) }))
+    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, count, &shown?) } else { json!(shown?) }))
 }
 
 async fn create(call: Call) -> Answer {
@@ -117,7 +123,8 @@ async fn create(call: Call) -> Answer {
     let role = call.reader().get::<Role>(role)?.ok_or_else(|| Problem::field("role", "object does not exist"))?;
     let _turn = call.app.serial().await;
     let mut change = Change::new(&call);
-    let found = change.get::<User>(user)?.filter(|u| call.scope.id() == org_ids::ROOT || u.is_member_of(call.scope.id()));
+    let found =
+        change.get::<User>(user)?.filter(|u| call.scope.id() == org_ids::ROOT || u.is_member_of(call.scope.id()));
     let before = found.ok_or_else(|| Problem::field("user", "object does not exist"))?;
     people::require_authority(&call, &before, "users.change_user")?;
     let mut after = User::clone(&before);
@@ -174,11 +181,11 @@ async fn remove(call: Call) -> Answer {
 fn store(change: &mut Change<'_>, before: &User, after: User, role: &Role, action: Action) -> Result<(), Problem> {
     let name = format!("{}: {}", before.display(), role.name);
     let shown = |user: &User| json!({"system_roles": user.system_roles, "org_roles": user.org_roles});
-    change.audit(
-        Operation::new(action, "Role binding", name, before.id)
-            .refs([role.id])
-            .changed("roles", &shown(before), &shown(&after)),
-    );
+    change.audit(Operation::new(action, "Role binding", name, before.id).refs([role.id]).changed(
+        "roles",
+        &shown(before),
+        &shown(&after),
+    ));
     change.edit::<User>(before.id, |u| *u = after)?;
     Ok(())
 }

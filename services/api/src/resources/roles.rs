@@ -84,9 +84,8 @@ impl Hooks<Role> for Roles {
     async fn before_delete(&self, change: &mut Change<'_>, row: &Role) -> Result<(), Problem> {
         builtin_refused(row)?;
         let users = change.list::<User>()?;
-        let held = users.iter().filter(|u| {
-            u.system_roles.contains(&row.id) || u.org_roles.iter().any(|r| r.role == row.id)
-        });
+        let held =
+            users.iter().filter(|u| u.system_roles.contains(&row.id) || u.org_roles.iter().any(|r| r.role == row.id));
         match held.count() {
             0 => Ok(()),
             n => Err(Problem::bad_request("role_in_use", format!("{n} users hold this role; take it from them first"))),
@@ -115,7 +114,7 @@ fn fields(scope: Option<RoleScope>) -> Vec<Field> {
     fields
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let resource = |route, model, label, scope| {
         Resource::new::<Role, Roles>("rbac", route, model, label, fields(scope), Roles(scope)).serialised()
     };

@@ -25,7 +25,7 @@ struct Sessions;
 const NEWEST: usize = 20_000;
 
 /// The organization for the session service; `None` is all of them.
-pub fn org(call: &Call) -> Option<Uuid> {
+pub(crate) fn org(call: &Call) -> Option<Uuid> {
     match call.scope {
         Scope::Org(org) => Some(org),
         Scope::Global => None,
@@ -124,7 +124,7 @@ impl Hooks<Session> for Sessions {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let id_field = |name, label| field::Field::new(name, label, field::Kind::Uuid).read_only();
     let big = |name, label| int(name, label, 0, i64::MAX);
     let fields = vec![
@@ -172,10 +172,15 @@ pub fn resources() -> Vec<Resource> {
     ]
 }
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let view = Need::Point("terminal.view_session");
     routes.get("/api/v1/terminal/sessions/online-info/", view, Doc::new("How many sessions run, by protocol"), online);
-    routes.get("/api/v1/terminal/sessions/{id}/lifecycle_log/", view, Doc::new("What happened to a session"), lifecycle);
+    routes.get(
+        "/api/v1/terminal/sessions/{id}/lifecycle_log/",
+        view,
+        Doc::new("What happened to a session"),
+        lifecycle,
+    );
     let ids = json!({"type": "array", "items": {"type": "string", "format": "uuid"}});
     routes.post(
         "/api/v1/terminal/tasks/kill-session/",
@@ -192,7 +197,12 @@ pub fn routes(routes: &mut Routes) {
         Doc::new("Pause (lock_session) or resume (unlock_session) a running session").request(lock),
         toggle_lock,
     );
-    routes.get("/api/v1/terminal/my-sessions/", Need::Me, Doc::new("Own sessions, newest first").query(list::QUERY), mine);
+    routes.get(
+        "/api/v1/terminal/my-sessions/",
+        Need::Me,
+        Doc::new("Own sessions, newest first").query(list::QUERY),
+        mine,
+    );
 }
 
 async fn online(call: Call) -> Answer {
@@ -235,7 +245,12 @@ async fn kill(call: Call) -> Answer {
     let body = call.json().await?;
     let given = match &body {
         Value::Array(items) => items.clone(),
-        other => other.get("session_ids").or_else(|| other.get("sessions")).and_then(Value::as_array).cloned().unwrap_or_default(),
+        other => other
+            .get("session_ids")
+            .or_else(|| other.get("sessions"))
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
     };
     let ids: Vec<Uuid> = given.iter().filter_map(as_id).collect();
     if ids.is_empty() || ids.len() != given.len() || ids.len() > 1_000 {
@@ -257,7 +272,8 @@ async fn kill(call: Call) -> Answer {
 
 async fn toggle_lock(call: Call) -> Answer {
     let body = call.json().await?;
-    let id = body.get("session_id").and_then(as_id).ok_or_else(|| Problem::field("session_id", "this field is required"))?;
+    let id =
+        body.get("session_id").and_then(as_id).ok_or_else(|| Problem::field("session_id", "this field is required"))?;
     let task = body.get("task_name").map(|t| t.get("value").unwrap_or(t)).and_then(Value::as_str);
     let (live, from) = (call.app.core().live(), call.ip.to_string());
     match task {
@@ -283,5 +299,5 @@ async fn mine(call: Call) -> Answer {
         shown.push(Value::Object(row));
     }
     let paged = call.query.get("limit").is_some() || call.query.get("offset").is_some();
-    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, rows.len(), shown) } else { json!(shown) }))
+    Ok(list::ok(&if paged { list::envelope(&call, limit, offset, rows.len(), &shown) } else { json!(shown) }))
 }

@@ -17,19 +17,27 @@ use crate::problem::Problem;
 
 /// Beginnings of setting names by JumpServer's categories; a name of no category belongs to `basic`.
 const CATEGORIES: &[(&str, &[&str])] = &[
-    ("security_auth", &["SECURITY_MFA", "OTP_", "ONLY_ALLOW", "USER_LOGIN_SINGLE", "AUTH_TEMP", "SECURITY_UNCOMMON", "SECURITY_VIEW"]),
+    (
+        "security_auth",
+        &["SECURITY_MFA", "OTP_", "ONLY_ALLOW", "USER_LOGIN_SINGLE", "AUTH_TEMP", "SECURITY_UNCOMMON", "SECURITY_VIEW"],
+    ),
     ("security_login_limit", &["SECURITY_LOGIN_"]),
     ("security_password", &["SECURITY_PASSWORD", "SECURITY_ADMIN_USER_PASSWORD", "OLD_PASSWORD"]),
     ("security_session", &["SECURITY_MAX_", "SESSION_COOKIE", "TOKEN_", "CONNECTION_TOKEN_"]),
     ("terminal", &["TERMINAL_", "ENABLE_", "FTP_FILE_MAX", "COMMAND_OUTPUT"]),
-    ("clean", &["LOGIN_LOG_KEEP", "OPERATE_LOG_KEEP", "FTP_LOG_KEEP", "TERMINAL_SESSION_KEEP", "PASSWORD_CHANGE_LOG_KEEP"]),
+    (
+        "clean",
+        &["LOGIN_LOG_KEEP", "OPERATE_LOG_KEEP", "FTP_LOG_KEEP", "TERMINAL_SESSION_KEEP", "PASSWORD_CHANGE_LOG_KEEP"],
+    ),
     ("email", &["EMAIL_"]),
 ];
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let (view, change) = (Need::System("settings.view_setting"), Need::System("settings.change_setting"));
-    let category: &[(&'static str, &'static str)] =
-        &[("category", "basic, security, security_auth, security_login_limit, security_password, security_session, terminal, clean, email")];
+    let category: &[(&'static str, &'static str)] = &[(
+        "category",
+        "basic, security, security_auth, security_login_limit, security_password, security_session, terminal, clean, email",
+    )];
     routes.get("/api/v1/settings/setting/", view, Doc::new("Settings").query(category), show);
     for method in [axum::http::Method::PATCH, axum::http::Method::PUT] {
         let doc = Doc::new("Change settings; effective at once").query(category);
@@ -89,7 +97,9 @@ async fn update(call: Call) -> Answer {
     let old = shown(&before);
     let mut new = old.clone();
     let mut problem = Problem::bad_request("invalid", "the request has invalid fields");
-    for (key, value) in given.iter().filter(|(k, _)| !matches!(k.as_str(), "EMAIL_HOST_PASSWORD" | "EMAIL_HAS_PASSWORD")) {
+    for (key, value) in
+        given.iter().filter(|(k, _)| !matches!(k.as_str(), "EMAIL_HOST_PASSWORD" | "EMAIL_HAS_PASSWORD"))
+    {
         if !old.contains_key(key) {
             problem.fields.push((key.clone(), vec!["there is no such setting".into()]));
             continue;
@@ -105,13 +115,15 @@ async fn update(call: Call) -> Answer {
     if !problem.fields.is_empty() {
         return Err(problem);
     }
-    let after: Settings = serde_json::from_value(Value::Object(new)).map_err(|e| Problem::bad_request("invalid", e.to_string()))?;
+    let after: Settings =
+        serde_json::from_value(Value::Object(new)).map_err(|e| Problem::bad_request("invalid", e.to_string()))?;
     after.validate()?;
     check_site(&after)?;
     let mut change = Change::new(&call);
-    let mut operation = Operation::new(Action::Update, "Setting", call.query.filled("category").unwrap_or("all"), SETTINGS_ID)
-        .org(gatehouse_model::common::org_ids::ROOT)
-        .diff(audit::diff(&old, &shown(&after)));
+    let mut operation =
+        Operation::new(Action::Update, "Setting", call.query.filled("category").unwrap_or("all"), SETTINGS_ID)
+            .org(gatehouse_model::common::org_ids::ROOT)
+            .diff(audit::diff(&old, &shown(&after)));
     if let Some(password) = given.get("EMAIL_HOST_PASSWORD").and_then(Value::as_str) {
         operation = operation.changed("EMAIL_HOST_PASSWORD", &json!(MASK), &json!(MASK));
         change.upsert(MailSecret { id: SETTINGS_ID, password: password.to_owned() })?;
@@ -165,7 +177,8 @@ async fn public(stranger: Stranger) -> Answer {
 
 async fn test_mail(call: Call) -> Answer {
     let sent = call.app.notify().send_test(&call.user.email).await;
-    let operation = Operation::new(Action::Test, "Setting", "mail", SETTINGS_ID).org(gatehouse_model::common::org_ids::ROOT);
+    let operation =
+        Operation::new(Action::Test, "Setting", "mail", SETTINGS_ID).org(gatehouse_model::common::org_ids::ROOT);
     audit::record(&call, operation).await?;
     match sent {
         Ok(()) => Ok(list::ok(&json!({"msg": format!("sent to {}", call.user.email)}))),

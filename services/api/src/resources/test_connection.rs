@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use gatehouse_dial::telnet::{TelnetLogin, TelnetPrompts};
 use gatehouse_dial::{
-    Auth, DialContext, DialError, GatewayMemory, Hop, HostKey, HostKeyVerdict, HostKeys, Keepalive, Probe, Route, SshLogin,
-    Timeouts,
+    Auth, DialContext, DialError, GatewayMemory, Hop, HostKey, HostKeyVerdict, HostKeys, Keepalive, Probe, Route,
+    SshLogin, Timeouts,
 };
 use gatehouse_model::account::{Account, Secret, SecretType};
 use gatehouse_model::asset::{Asset, Connectivity, PinnedHostKey, Platform};
@@ -34,9 +34,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Tests of one request; they run one after another.
 const MAX_TESTS: usize = 50;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let test = Need::Point("assets.test_asset");
-    routes.post("/api/v1/assets/assets/{id}/tasks/", test, Doc::new("Test whether the asset's port answers"), asset_task);
+    routes.post(
+        "/api/v1/assets/assets/{id}/tasks/",
+        test,
+        Doc::new("Test whether the asset's port answers"),
+        asset_task,
+    );
     let body = json!({"type": "object", "properties": {"accounts": {"type": "array", "items": {"type": "string"}}}});
     let doc = Doc::new("Test the log-in of accounts").request(body);
     routes.post("/api/v1/accounts/accounts/tasks/", Need::Point("accounts.verify_account"), doc, account_tasks);
@@ -44,10 +49,13 @@ pub fn routes(routes: &mut Routes) {
     routes.post("/api/v1/assets/gateways/{id}/test-connective/", Need::Point("assets.test_gateway"), doc, gateway_test);
 }
 
+/// Makes the entry of a pinned key.
+type Note = Box<dyn Fn(&Asset, &PinnedHostKey, &'static str) -> LedgerEntry + Send + Sync>;
+
 /// Checks and pins host keys for a test, with the caller as the one who saw them first.
 struct Pins {
     store: Store,
-    by: Box<dyn Fn(&Asset, &PinnedHostKey, &'static str) -> LedgerEntry + Send + Sync>,
+    by: Note,
     now: chrono::DateTime<chrono::Utc>,
     places: Vec<Arc<Asset>>,
 }
@@ -130,7 +138,10 @@ fn way(call: &Call, asset: &Arc<Asset>, port: u16) -> Result<(Route, Vec<Arc<Ass
     }
     if route.gateways.is_empty() {
         // Never around the gateway: that is what the zone is there for.
-        return Err(Problem::bad_request("gateway_invalid", "no gateway of the zone has an account with a stored secret"));
+        return Err(Problem::bad_request(
+            "gateway_invalid",
+            "no gateway of the zone has an account with a stored secret",
+        ));
     }
     Ok((route, places))
 }
@@ -247,11 +258,11 @@ async fn note_asset(call: &Call, asset: &Asset, (found, text): &Outcome) -> Resu
         a.date_verified = Some(now);
     })?;
     let name = format!("{}({})", asset.name, asset.address);
-    change.audit(
-        Operation::new(Action::Test, "Asset", name, asset.id)
-            .org(asset.org_id)
-            .changed("connectivity", &json!(asset.connectivity.as_str()), &json!(text)),
-    );
+    change.audit(Operation::new(Action::Test, "Asset", name, asset.id).org(asset.org_id).changed(
+        "connectivity",
+        &json!(asset.connectivity.as_str()),
+        &json!(text),
+    ));
     change.commit().await
 }
 
@@ -283,8 +294,13 @@ async fn account_tasks(call: Call) -> Answer {
     if action != "verify" {
         return Err(Problem::field("action", "verify is the only task of this version"));
     }
-    let ids: Vec<Uuid> =
-        body.get("accounts").and_then(Value::as_array).into_iter().flatten().filter_map(|v| as_id(v.get("id").unwrap_or(v))).collect();
+    let ids: Vec<Uuid> = body
+        .get("accounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|v| as_id(v.get("id").unwrap_or(v)))
+        .collect();
     if ids.is_empty() || ids.len() > MAX_TESTS {
         return Err(Problem::field("accounts", format!("between 1 and {MAX_TESTS} ids")));
     }
@@ -307,10 +323,11 @@ async fn note_account(call: &Call, account: &Account, (found, text): &Outcome) -
     })?;
     let name = format!("{}({})", account.name, account.username);
     change.audit(
-        Operation::new(Action::Test, "Account", name, account.id)
-            .org(account.org_id)
-            .refs([account.asset])
-            .changed("connectivity", &json!(account.connectivity.as_str()), &json!(text)),
+        Operation::new(Action::Test, "Account", name, account.id).org(account.org_id).refs([account.asset]).changed(
+            "connectivity",
+            &json!(account.connectivity.as_str()),
+            &json!(text),
+        ),
     );
     change.commit().await
 }

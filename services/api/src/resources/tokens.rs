@@ -11,11 +11,21 @@ use crate::engine::values::show_date;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let me = Need::Me;
-    routes.post("/api/v1/authentication/private-token/", me, Doc::new("Make a new private token; shown once"), private_token);
+    routes.post(
+        "/api/v1/authentication/private-token/",
+        me,
+        Doc::new("Make a new private token; shown once"),
+        private_token,
+    );
     routes.get("/api/v1/authentication/temp-tokens/", me, Doc::new("Own temporary passwords"), temp_passwords);
-    routes.post("/api/v1/authentication/temp-tokens/", me, Doc::new("Make a temporary password; shown once"), make_temp);
+    routes.post(
+        "/api/v1/authentication/temp-tokens/",
+        me,
+        Doc::new("Make a temporary password; shown once"),
+        make_temp,
+    );
     let expire = Doc::new("Make a temporary password useless");
     routes.patch("/api/v1/authentication/temp-tokens/{id}/expire/", me, expire, expire_temp);
     routes.get(
@@ -76,7 +86,10 @@ async fn make_temp(call: Call) -> Answer {
 
 async fn expire_temp(call: Call) -> Answer {
     let id = call.id()?;
-    call.app.identity().expire_temp_password(call.user.id, id, &by(&call, Action::Update, "Temporary password", id)).await?;
+    call.app
+        .identity()
+        .expire_temp_password(call.user.id, id, &by(&call, Action::Update, "Temporary password", id))
+        .await?;
     Ok(list::ok(&json!({"msg": "success"})))
 }
 

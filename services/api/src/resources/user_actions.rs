@@ -18,7 +18,7 @@ use crate::engine::values::{self, as_id};
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let ids = json!({"type": "array", "items": {"type": "string", "format": "uuid"}});
     routes.post(
         "/api/v1/users/users/invite/",
@@ -29,7 +29,12 @@ pub fn routes(routes: &mut Routes) {
         invite,
     );
     let remove = Need::Point("users.remove_user");
-    routes.post("/api/v1/users/users/{id}/remove/", remove, Doc::new("End a membership in this organization"), remove_one);
+    routes.post(
+        "/api/v1/users/users/{id}/remove/",
+        remove,
+        Doc::new("End a membership in this organization"),
+        remove_one,
+    );
     let query: &[(&'static str, &'static str)] = &[("spm", "key from /api/v1/common/resources/cache/")];
     routes.post("/api/v1/users/users/remove/", remove, Doc::new("End several memberships").query(query), remove_many);
     let suggest = Doc::new("Users by part of their name").query(&[("search", "part of name, user name or address")]);
@@ -39,7 +44,13 @@ pub fn routes(routes: &mut Routes) {
         let path = |what: &str| format!("/api/v1/users/users/{{id}}/{what}/");
         let doc = Doc::new;
         routes.add(method.clone(), path("mfa/reset"), change, doc("Take away a lost second factor"), reset_mfa);
-        routes.add(method.clone(), path("password/reset"), change, doc("Mail a link to set a password"), reset_password);
+        routes.add(
+            method.clone(),
+            path("password/reset"),
+            change,
+            doc("Mail a link to set a password"),
+            reset_password,
+        );
         routes.add(method.clone(), path("pubkey/reset"), change, doc("Remove all SSH keys"), reset_keys);
         routes.add(method, path("unblock"), change, doc("Lift the lock after failed log-ins"), unblock);
     }
@@ -77,7 +88,8 @@ async fn reset_password(call: Call) -> Answer {
 
 async fn reset_keys(call: Call) -> Answer {
     let user = target(&call)?;
-    let removed = call.app.identity().remove_all_ssh_keys(user.id, &by(&call, operation(&user, "remove SSH keys"))).await?;
+    let removed =
+        call.app.identity().remove_all_ssh_keys(user.id, &by(&call, operation(&user, "remove SSH keys"))).await?;
     Ok(list::ok(&json!({"msg": "success", "removed": removed})))
 }
 
@@ -105,18 +117,19 @@ async fn invite(call: Call) -> Answer {
     let mut change = Change::new(&call);
     for id in invited {
         let before = change.get::<User>(id)?.ok_or_else(|| Problem::field("users", "object does not exist"))?;
-        let held = |user: &User| -> Vec<Uuid> { user.org_roles.iter().filter(|r| r.org == org).map(|r| r.role).collect() };
+        let held =
+            |user: &User| -> Vec<Uuid> { user.org_roles.iter().filter(|r| r.org == org).map(|r| r.role).collect() };
         let mut after = User::clone(&before);
         let mut wanted = held(&before);
         wanted.extend(&roles);
         people::set_org_roles(&call, &mut after, org, &wanted)?;
         let reader = call.reader().global();
         let shown = |user: &User| values::show(&reader, Kind::ManyRelated(Target::Role), &json!(held(user)));
-        change.audit(
-            Operation::new(Action::Invite, "User", before.display(), id)
-                .org(org)
-                .changed("org_roles", &shown(&before)?, &shown(&after)?),
-        );
+        change.audit(Operation::new(Action::Invite, "User", before.display(), id).org(org).changed(
+            "org_roles",
+            &shown(&before)?,
+            &shown(&after)?,
+        ));
         change.edit::<User>(id, |u| *u = after)?;
     }
     change.commit().await?;
@@ -150,11 +163,11 @@ async fn remove(call: &Call, ids: Vec<Uuid>) -> Answer {
         let mut after = User::clone(&before);
         people::set_org_roles(call, &mut after, org, &[])?;
         forget::user_in_scope(&mut change, id)?;
-        change.audit(
-            Operation::new(Action::Update, "User", before.display(), id)
-                .org(org)
-                .changed("membership", &json!(org), &Value::Null),
-        );
+        change.audit(Operation::new(Action::Update, "User", before.display(), id).org(org).changed(
+            "membership",
+            &json!(org),
+            &Value::Null,
+        ));
         change.edit::<User>(id, |u| *u = after)?;
     }
     change.commit().await?;

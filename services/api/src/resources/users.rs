@@ -18,9 +18,10 @@ use crate::engine::{Resource, values};
 use crate::guard::Call;
 use crate::problem::Problem;
 
-pub const PASSWORD_STRATEGY: &[(&str, &str)] = &[("email", "Reset link will be generated and sent to the user"), ("custom", "Set password")];
+pub(crate) const PASSWORD_STRATEGY: &[(&str, &str)] =
+    &[("email", "Reset link will be generated and sent to the user"), ("custom", "Set password")];
 
-pub fn fields() -> Vec<Field> {
+pub(crate) fn fields() -> Vec<Field> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),
@@ -55,10 +56,13 @@ pub fn fields() -> Vec<Field> {
     fields
 }
 
-pub struct Users;
+pub(crate) struct Users;
 
 /// The user's groups that the reader sees.
-pub fn groups_of(reader: &crate::engine::reader::Reader, user: Uuid) -> Result<Vec<std::sync::Arc<UserGroup>>, Problem> {
+pub(crate) fn groups_of(
+    reader: &crate::engine::reader::Reader,
+    user: Uuid,
+) -> Result<Vec<std::sync::Arc<UserGroup>>, Problem> {
     Ok(reader.list::<UserGroup>()?.into_iter().filter(|g| g.users.contains(&user)).collect())
 }
 
@@ -101,9 +105,7 @@ impl Hooks<User> for Users {
             }
             "org_roles" => {
                 let (role, scope) = (value.parse::<Uuid>().ok(), call.scope);
-                Some(Box::new(move |u| {
-                    u.org_roles.iter().any(|r| Some(r.role) == role && scope.contains(r.org))
-                }))
+                Some(Box::new(move |u| u.org_roles.iter().any(|r| Some(r.role) == role && scope.contains(r.org))))
             }
             "is_expired" | "is_valid" => {
                 let wanted = matches!(value, "1" | "true" | "True");
@@ -187,7 +189,10 @@ fn roles(call: &Call, new: &mut User, old: Option<&User>, input: &Input) -> Resu
     if let Scope::Org(org) = call.scope {
         match (input.ids("org_roles"), old) {
             (Some(wanted), Some(_)) if wanted.is_empty() => {
-                return Err(Problem::field("org_roles", "a member has at least one role; use remove to end the membership"));
+                return Err(Problem::field(
+                    "org_roles",
+                    "a member has at least one role; use remove to end the membership",
+                ));
             }
             (Some(wanted), _) if !wanted.is_empty() => people::set_org_roles(call, new, org, &wanted)?,
             (_, None) => {
@@ -228,7 +233,8 @@ fn credentials(change: &mut Change<'_>, new: &User, old: Option<&User>, input: &
         identity.password_policy(new)?.check(password, new)?;
         let (password, by, must_change) =
             (zeroize::Zeroizing::new(password.to_owned()), by.clone(), new.need_update_password);
-        change.after(move |app| async move { Ok(app.identity().reset_password(id, &password, must_change, &by).await?) });
+        change
+            .after(move |app| async move { Ok(app.identity().reset_password(id, &password, must_change, &by).await?) });
     } else if old.is_none() && new.source == UserSource::Local {
         let by = by.clone();
         change.after(move |app| async move {
@@ -249,7 +255,7 @@ fn credentials(change: &mut Change<'_>, new: &User, old: Option<&User>, input: &
     Ok(())
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     vec![
         Resource::new::<User, Users>("users", "users", "user", "User", fields(), Users)
             .search(&["name", "username", "email", "comment"])

@@ -22,9 +22,9 @@ use crate::engine::reader::{Reader, Scope};
 use crate::guard::{Answer, Call, Doc, Need, Routes, Stranger};
 use crate::problem::Problem;
 
-pub const SOCKET: &str = "/api/v1/terminal/sessions/{id}/watch/ws/";
+pub(crate) const SOCKET: &str = "/api/v1/terminal/sessions/{id}/watch/ws/";
 
-pub fn routes(routes: &mut Routes) {
+pub(crate) fn routes(routes: &mut Routes) {
     let monitor = Need::Point("terminal.monitor_session");
     routes.get(
         "/api/v1/terminal/sessions/{id}/watch/",

@@ -41,7 +41,13 @@ impl Hooks<Zone> for Zones {
         Ok(())
     }
 
-    async fn before_save(&self, change: &mut Change<'_>, new: &mut Zone, _: Option<&Zone>, input: &Input) -> Result<(), Problem> {
+    async fn before_save(
+        &self,
+        change: &mut Change<'_>,
+        new: &mut Zone,
+        _: Option<&Zone>,
+        input: &Input,
+    ) -> Result<(), Problem> {
         let Some(wanted) = input.ids("assets") else { return Ok(()) };
         change.call.require("assets.change_asset")?;
         let (zone, gateway) = (new.id, builtin::gateway_platform_id());
@@ -66,7 +72,7 @@ impl Hooks<Zone> for Zones {
     }
 }
 
-pub fn resources() -> Vec<Resource> {
+pub(crate) fn resources() -> Vec<Resource> {
     let mut fields = vec![
         field::id(),
         text("name", "Name").required(),

@@ -18,8 +18,16 @@ fn lives() -> Vec<(&'static str, Value, Value)> {
         ),
         ("users/groups/", json!({"name": "ops"}), json!({"comment": "on call"})),
         ("orgs/orgs/", json!({"name": "Branch"}), json!({"name": "Branch 2"})),
-        ("rbac/org-roles/", json!({"name": "viewer", "permissions": ["assets.view_asset"]}), json!({"name": "viewers"})),
-        ("rbac/system-roles/", json!({"name": "auditors", "permissions": ["audits.view_operatelog"]}), json!({"comment": "x"})),
+        (
+            "rbac/org-roles/",
+            json!({"name": "viewer", "permissions": ["assets.view_asset"]}),
+            json!({"name": "viewers"}),
+        ),
+        (
+            "rbac/system-roles/",
+            json!({"name": "auditors", "permissions": ["audits.view_operatelog"]}),
+            json!({"comment": "x"}),
+        ),
         ("labels/labels/", json!({"name": "env", "value": "prod"}), json!({"color": "red"})),
         (
             "assets/platforms/",
@@ -29,10 +37,26 @@ fn lives() -> Vec<(&'static str, Value, Value)> {
         ),
         ("assets/zones/", json!({"name": "dmz"}), json!({"comment": "outside"})),
         ("assets/nodes/", json!({"value": "web"}), json!({"value": "front"})),
-        ("assets/assets/", json!({"name": "a1", "address": "10.0.0.1", "platform": "Linux"}), json!({"address": "10.0.0.2"})),
-        ("assets/hosts/", json!({"name": "h1", "address": "10.0.0.1", "platform": "Linux"}), json!({"is_active": false})),
-        ("assets/devices/", json!({"name": "d1", "address": "10.0.0.9", "platform": "Cisco"}), json!({"comment": "core"})),
-        ("accounts/account-templates/", json!({"name": "t", "username": "root", "secret": "s3cret-of-t"}), json!({"privileged": true})),
+        (
+            "assets/assets/",
+            json!({"name": "a1", "address": "10.0.0.1", "platform": "Linux"}),
+            json!({"address": "10.0.0.2"}),
+        ),
+        (
+            "assets/hosts/",
+            json!({"name": "h1", "address": "10.0.0.1", "platform": "Linux"}),
+            json!({"is_active": false}),
+        ),
+        (
+            "assets/devices/",
+            json!({"name": "d1", "address": "10.0.0.9", "platform": "Cisco"}),
+            json!({"comment": "core"}),
+        ),
+        (
+            "accounts/account-templates/",
+            json!({"name": "t", "username": "root", "secret": "s3cret-of-t"}),
+            json!({"privileged": true}),
+        ),
         (
             "perms/asset-permissions/",
             json!({"name": "all", "accounts": ["@ALL"], "actions": ["connect", "upload"]}),
@@ -40,8 +64,16 @@ fn lives() -> Vec<(&'static str, Value, Value)> {
         ),
         ("acls/login-acls/", json!({"name": "night", "users": any}), json!({"priority": 7})),
         ("acls/login-asset-acls/", json!({"name": "prod", "users": any, "assets": any}), json!({"action": "accept"})),
-        ("acls/command-groups/", json!({"name": "danger", "content": "rm -rf /\nreboot"}), json!({"ignore_case": false})),
-        ("acls/connect-method-acls/", json!({"name": "nosftp", "users": any, "connect_methods": ["sftp_client"]}), json!({"priority": 3})),
+        (
+            "acls/command-groups/",
+            json!({"name": "danger", "content": "rm -rf /\nreboot"}),
+            json!({"ignore_case": false}),
+        ),
+        (
+            "acls/connect-method-acls/",
+            json!({"name": "nosftp", "users": any, "connect_methods": ["sftp_client"]}),
+            json!({"priority": 3}),
+        ),
     ]
 }
 
@@ -76,8 +108,10 @@ async fn every_resource_lives_from_creation_to_deletion_and_the_log_knows() {
         admin.delete(&item).await;
         admin.ask(Method::GET, &item, None).await.expect(404);
 
-        let log = world.admin.in_org(org_ids::ROOT).get(&format!("audits/operate-logs/?resource_id={}", id(&made))).await;
-        let actions: Vec<&str> = log.as_array().unwrap().iter().map(|e| e["action"]["value"].as_str().unwrap()).collect();
+        let log =
+            world.admin.in_org(org_ids::ROOT).get(&format!("audits/operate-logs/?resource_id={}", id(&made))).await;
+        let actions: Vec<&str> =
+            log.as_array().unwrap().iter().map(|e| e["action"]["value"].as_str().unwrap()).collect();
         for action in ["create", "update", "delete"] {
             assert!(actions.contains(&action), "{path}: {actions:?}");
         }
@@ -144,8 +178,10 @@ async fn bulk_is_all_or_nothing_and_deletes_need_a_key() {
 async fn deleting_takes_an_object_out_of_grants_groups_and_rules() {
     let world = World::start().await;
     let admin = &world.admin;
-    let user = |n: u8| json!({"name": "u", "username": format!("u{n}"), "email": format!("u{n}@example.com"),
-        "password_strategy": "custom", "password": PASSWORD});
+    let user = |n: u8| {
+        json!({"name": "u", "username": format!("u{n}"), "email": format!("u{n}@example.com"),
+        "password_strategy": "custom", "password": PASSWORD})
+    };
     let (a, b) = (id(&admin.post("users/users/", user(1)).await), id(&admin.post("users/users/", user(2)).await));
     let group = id(&admin.post("users/groups/", json!({"name": "g", "users": [a, b]})).await);
     let host = world.add_host(admin, "h").await;
@@ -210,21 +246,34 @@ async fn the_asset_tree_grows_moves_and_holds_assets() {
     assert_eq!((&web["key"], &web["full_value"]), (&json!("1:1"), &json!("/Default/web")));
     let db = id(&child(&root, "db").await);
     let eu = id(&child(&id(&web), "eu").await);
-    let taken = admin.ask(Method::POST, &format!("assets/nodes/{root}/children/"), Some(json!({"value": "web"}))).await.expect(400);
+    let taken = admin
+        .ask(Method::POST, &format!("assets/nodes/{root}/children/"), Some(json!({"value": "web"})))
+        .await
+        .expect(400);
     assert!(taken["value"].is_array(), "{taken}");
 
     let host = world.add_host(admin, "h1").await;
     let place = |node: &str, what: &str| {
-        let (admin, path, body) = (admin.clone(), format!("assets/nodes/{node}/assets/{what}/"), json!({"assets": [host]}));
+        let (admin, path, body) =
+            (admin.clone(), format!("assets/nodes/{node}/assets/{what}/"), json!({"assets": [host]}));
         async move { admin.ask(Method::PUT, &path, Some(body)).await.expect(200) }
     };
     assert_eq!(place(&eu, "replace").await["assets_amount"], 1);
     place(&db, "add").await;
-    let count = |node: String| { let admin = admin.clone(); async move { admin.get(&format!("assets/nodes/{node}/")).await["assets_amount"].clone() } };
+    let count = |node: String| {
+        let admin = admin.clone();
+        async move { admin.get(&format!("assets/nodes/{node}/")).await["assets_amount"].clone() }
+    };
     // In two nodes, counted once above them.
-    assert_eq!((count(root.clone()).await, count(id(&web)).await, count(db.clone()).await), (json!(1), json!(1), json!(1)));
+    assert_eq!(
+        (count(root.clone()).await, count(id(&web)).await, count(db.clone()).await),
+        (json!(1), json!(1), json!(1))
+    );
     assert_eq!(admin.get(&format!("assets/hosts/?node={}", id(&web))).await.as_array().unwrap().len(), 1);
-    assert_eq!(admin.get(&format!("assets/hosts/?node={}&show_current_asset=1", id(&web))).await.as_array().unwrap().len(), 0);
+    assert_eq!(
+        admin.get(&format!("assets/hosts/?node={}&show_current_asset=1", id(&web))).await.as_array().unwrap().len(),
+        0
+    );
     admin.ask(Method::DELETE, &format!("assets/nodes/{eu}/"), None).await.expect(400);
 
     admin.ask(Method::PUT, &format!("assets/nodes/{eu}/move/"), Some(json!({"parent": db}))).await.expect(200);

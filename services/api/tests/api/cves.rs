@@ -53,7 +53,8 @@ async fn cve_2025_62712_connection_tokens_are_the_owners_and_never_listed_with_t
     assert_eq!(ended["is_active"], false);
     // Without a grant there is no token, and the answer does not say whether the asset exists.
     world.add_user("bob", &[], &[(org_ids::DEFAULT, builtin::ORG_USER)]).await;
-    let refused = world.login("bob").await.ask(Method::POST, "authentication/connection-token/", Some(body)).await.expect(400);
+    let refused =
+        world.login("bob").await.ask(Method::POST, "authentication/connection-token/", Some(body)).await.expect(400);
     assert_eq!(refused["code"], "perm_account_invalid");
 }
 
@@ -106,7 +107,8 @@ async fn cve_2024_29020_and_29024_own_things_are_only_the_owners() {
     assert!(key["private_key"].as_str().unwrap().contains("OPENSSH PRIVATE KEY"));
     world.add_user("mallory", &[builtin::SYSTEM_ADMIN], &[]).await;
     let mallory = world.login("mallory").await;
-    for path in [format!("authentication/access-keys/{}/", id(&mine)), format!("authentication/ssh-key/{}/", id(&key))] {
+    for path in [format!("authentication/access-keys/{}/", id(&mine)), format!("authentication/ssh-key/{}/", id(&key))]
+    {
         mallory.ask(Method::DELETE, &path, None).await.expect(404);
     }
     assert_eq!(mallory.get("authentication/access-keys/").await, json!([]));

@@ -17,8 +17,13 @@ async fn objects_of_another_organization_cannot_be_seen_changed_or_pointed_at() 
     let group = id(&other.post("users/groups/", json!({"name": "g"})).await);
     let label = id(&other.post("labels/labels/", json!({"name": "env", "value": "prod"})).await);
     let node = id(&other.get("assets/nodes/").await[0]);
-    for path in [format!("assets/hosts/{host}/"), format!("assets/assets/{host}/"), format!("users/groups/{group}/"),
-        format!("labels/labels/{label}/"), format!("assets/nodes/{node}/")] {
+    for path in [
+        format!("assets/hosts/{host}/"),
+        format!("assets/assets/{host}/"),
+        format!("users/groups/{group}/"),
+        format!("labels/labels/{label}/"),
+        format!("assets/nodes/{node}/"),
+    ] {
         default.ask(Method::GET, &path, None).await.expect(404);
         default.ask(Method::PATCH, &path, Some(json!({"comment": "x"}))).await.expect(404);
         default.ask(Method::DELETE, &path, None).await.expect(404);
@@ -33,7 +38,12 @@ async fn objects_of_another_organization_cannot_be_seen_changed_or_pointed_at() 
     }
     let account = json!({"asset": host, "name": "root", "username": "root"});
     default.ask(Method::POST, "accounts/accounts/", Some(account)).await.expect(400);
-    let refused = world.admin.in_org(org_ids::ROOT).ask(Method::POST, "users/groups/", Some(json!({"name": "x"}))).await.expect(400);
+    let refused = world
+        .admin
+        .in_org(org_ids::ROOT)
+        .ask(Method::POST, "users/groups/", Some(json!({"name": "x"})))
+        .await
+        .expect(400);
     assert_eq!(refused["code"], "global_organization");
 }
 

@@ -66,11 +66,15 @@ async fn http_signature_as_the_manual_shows_it() {
     assert_eq!(rows[0]["username"], "admin");
     // The path is signed as it was sent, also without the slash at its end.
     signed(&anonymous, &key, &secret, "/api/v1/users/users", &now).get("/api/v1/users/users").await;
-    let refused = |client: Client, path: &'static str| async move { client.ask(Method::GET, path, None).await.expect(401) };
+    let refused =
+        |client: Client, path: &'static str| async move { client.ask(Method::GET, path, None).await.expect(401) };
     refused(signed(&anonymous, &key, "another-secret", target, &now), target).await;
     refused(signed(&anonymous, &key, &secret, target, &now), "/api/v1/users/groups/").await;
     refused(signed(&anonymous, &key, &secret, target, "Mon, 02 Jan 2006 15:04:05 GMT"), target).await;
-    signed(&anonymous.from("203.0.113.1"), &key, &secret, target, &now).ask(Method::GET, target, None).await.expect(403);
+    signed(&anonymous.from("203.0.113.1"), &key, &secret, target, &now)
+        .ask(Method::GET, target, None)
+        .await
+        .expect(403);
     assert!(!world.admin.get("authentication/access-keys/").await.to_string().contains(&secret));
     world.admin.patch(&format!("authentication/access-keys/{key}/"), json!({"is_active": false})).await;
     refused(signed(&anonymous, &key, &secret, target, &now), target).await;

@@ -90,7 +90,8 @@ async fn the_certificate_is_replaced_live_and_its_key_never_shown() {
     let wrong = json!({"certificate": before["certificate"], "key": key});
     let refused = world.admin.ask(Method::PUT, "gatehouse/certificate/", Some(wrong)).await.expect(400);
     assert!(refused["key"].is_array(), "{refused}");
-    let answer = world.admin.ask(Method::PUT, "gatehouse/certificate/", Some(json!({"certificate": chain, "key": key}))).await;
+    let answer =
+        world.admin.ask(Method::PUT, "gatehouse/certificate/", Some(json!({"certificate": chain, "key": key}))).await;
     assert!(!answer.text().contains("PRIVATE KEY"));
     assert_eq!(answer.expect(200)["names"], json!(["new.example"]));
     assert_eq!(world.tls.facts().unwrap().names, ["new.example"]);

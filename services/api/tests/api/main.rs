@@ -6,6 +6,7 @@ mod cves;
 mod isolation;
 mod login;
 mod logs;
+mod serve;
 mod shapes;
 mod sheets;
 mod walk;

@@ -13,11 +13,23 @@ async fn users_groups_assets_and_accounts_round_trip_through_both_formats() {
     let world = World::start().await;
     let admin = world.admin.in_org(org_ids::DEFAULT);
     let host = world.add_host(&admin, "h1").await;
-    admin.post("accounts/accounts/", json!({"asset": host, "name": "root", "username": "root", "secret": "pw-of-root-1"})).await;
+    admin
+        .post(
+            "accounts/accounts/",
+            json!({"asset": host, "name": "root", "username": "root", "secret": "pw-of-root-1"}),
+        )
+        .await;
     let user = json!({"name": "Ann, \"the\" one", "username": "ann", "email": "ann@example.com", "comment": "=1+1"});
     let ann = id(&admin.post("users/users/", user).await);
     admin.post("users/groups/", json!({"name": "ops", "users": [ann]})).await;
-    for path in ["users/users/", "users/groups/", "assets/hosts/", "assets/assets/", "accounts/accounts/", "perms/asset-permissions/"] {
+    for path in [
+        "users/users/",
+        "users/groups/",
+        "assets/hosts/",
+        "assets/assets/",
+        "accounts/accounts/",
+        "perms/asset-permissions/",
+    ] {
         for (format, kind) in [("csv", "text/csv"), ("xlsx", XLSX)] {
             let before = admin.get(path).await;
             let exported = admin.ask(Method::GET, &format!("{path}?format={format}"), None).await;

@@ -22,8 +22,7 @@ async fn public_routes_are_those_of_the_list_and_no_others() {
     let mut open: Vec<(String, String)> =
         world.routes.iter().filter(|r| r.need.is_none()).map(|r| (r.method.clone(), r.path.clone())).collect();
     open.sort();
-    let mut listed: Vec<(String, String)> =
-        PUBLIC.iter().map(|(m, p)| ((*m).to_owned(), (*p).to_owned())).collect();
+    let mut listed: Vec<(String, String)> = PUBLIC.iter().map(|(m, p)| ((*m).to_owned(), (*p).to_owned())).collect();
     listed.sort();
     assert_eq!(open, listed);
 }
@@ -111,12 +110,16 @@ async fn odd_bodies_and_parameters_never_make_the_server_fail() {
     for route in world.routes.iter().filter(|r| r.need.is_some() && !r.path.contains("auth/")) {
         let method: Method = route.method.parse().unwrap();
         for (n, body) in bodies.iter().enumerate() {
-            let path = format!("{}?limit=3&offset=1&order=-name&search=x&date_from=2020-01-01&n={n}", filled(&route.path));
+            let path =
+                format!("{}?limit=3&offset=1&order=-name&search=x&date_from=2020-01-01&n={n}", filled(&route.path));
             let answer = world.admin.ask(method.clone(), &path, Some(body.clone())).await;
             let status = answer.status.as_u16();
             assert!(status < 500 || status == 503, "{} {path} {body}: {status} {}", route.method, answer.text());
         }
-        let answer = world.admin.raw(method, &filled(&route.path).replace("01900000", "%2e%2e"), "application/json", b"{".to_vec()).await;
+        let answer = world
+            .admin
+            .raw(method, &filled(&route.path).replace("01900000", "%2e%2e"), "application/json", b"{".to_vec())
+            .await;
         assert!(answer.status.as_u16() < 500 || answer.status == 503, "{} {}", route.path, answer.text());
     }
 }

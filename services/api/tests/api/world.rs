@@ -150,8 +150,7 @@ impl World {
         // Nothing is delivered in these tests; the queue is bounded by itself.
         std::mem::forget(worker);
         let cheap = Options { hash_cost: HashCost::CHEAP_FOR_TESTS };
-        let identity =
-            Identity::with_options(store.clone(), Arc::new(notify.clone()), clock.clone(), cheap).unwrap();
+        let identity = Identity::with_options(store.clone(), Arc::new(notify.clone()), clock.clone(), cheap).unwrap();
         let key = MasterKey::new(*store.derive_key("recordings").unwrap());
         let core = Core::start(CoreParts {
             store: store.clone(),
@@ -239,12 +238,7 @@ impl World {
     /// A second organization with its own root node.
     pub async fn add_other_org(&self) {
         let mut batch = self.store.batch();
-        let org = Organization {
-            id: OTHER,
-            name: "Other".into(),
-            builtin: false,
-            meta: Meta::new("test", Utc::now()),
-        };
+        let org = Organization { id: OTHER, name: "Other".into(), builtin: false, meta: Meta::new("test", Utc::now()) };
         batch.insert(builtin::root_node(&org));
         batch.insert(org);
         self.store.commit(batch).await.unwrap();
