@@ -87,6 +87,8 @@ pub(crate) struct Call {
     body: Mutex<Body>,
 }
 
+/// Until an answer begins; bodies that stream afterwards have no end of their own.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 /// Ordinary JSON bodies; imports may be larger.
 pub(crate) const JSON_LIMIT: usize = 4 * 1024 * 1024;
 pub(crate) const IMPORT_LIMIT: usize = 16 * 1024 * 1024;
@@ -351,8 +353,11 @@ async fn dispatch(app: App, entry: Entry, params: RawPathParams, request: Reques
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let work = std::panic::AssertUnwindSafe(answer(app.clone(), entry, params, request)).catch_unwind();
-    let outcome =
-        work.await.unwrap_or_else(|_| Err(Problem::internal(&format!("a handler of {method} {path} panicked"))));
+    let outcome = match tokio::time::timeout(PATIENCE, Box::pin(work)).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Problem::internal(&format!("a handler of {method} {path} panicked"))),
+        Err(_) => Err(Problem::unavailable("the request took too long and was given up; its outcome is in the logs")),
+    };
     let response = outcome.unwrap_or_else(Problem::into_response);
     app.metrics().answered(response.status());
     response

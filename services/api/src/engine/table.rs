@@ -31,7 +31,7 @@ pub(crate) trait Hooks<T: Kept>: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Rows to start from, when the query allows something better than all of them.
+    /// Rows to start from, when there is something better than all of them. They are not asked for `visible` again.
     fn candidates(&self, _call: &Call) -> Result<Option<Vec<Arc<T>>>, Problem> {
         Ok(None)
     }
@@ -153,9 +153,9 @@ fn from_map<T: Kept>(stored: Map<String, Value>) -> Result<T, Problem> {
 #[async_trait]
 impl<T: Kept, H: Hooks<T>> Table for Typed<T, H> {
     fn select(&self, call: &Call, plan: &Plan) -> Result<Selection, Problem> {
-        let all = match self.hooks.candidates(call)? {
-            Some(rows) => rows,
-            None => call.reader().list::<T>()?,
+        let (all, checked) = match self.hooks.candidates(call)? {
+            Some(rows) => (rows, true),
+            None => (call.reader().list::<T>()?, false),
         };
         let mut own: Vec<Predicate<T>> = Vec::new();
         for (name, value) in &plan.own {
@@ -169,7 +169,7 @@ impl<T: Kept, H: Hooks<T>> Table for Typed<T, H> {
             if plan.ids.as_ref().is_some_and(|ids| !ids.contains(&record.id())) {
                 continue;
             }
-            if !own.iter().all(|p| p(&record)) || !self.hooks.visible(call, &record)? {
+            if !own.iter().all(|p| p(&record)) || !(checked || self.hooks.visible(call, &record)?) {
                 continue;
             }
             let key = if names.is_empty() {

@@ -1,6 +1,6 @@
 //! `assets/assets` and its categories (`hosts`, `devices`, ...), `gateways`, favourites (S01-S11, S15, S21).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -83,13 +83,21 @@ impl Hooks<Asset> for Assets {
     fn candidates(&self, call: &Call) -> Result<Option<Vec<Arc<Asset>>>, Problem> {
         let reader = call.reader();
         let node = call.query.filled("node").or_else(|| call.query.filled("node_id"));
-        if node.is_none() {
+        if node.is_none() && self.0 == Kind::Any {
             return Ok(None);
         }
-        let node = node.and_then(|n| n.parse().ok()).unwrap_or_else(Uuid::max);
-        let inside = nodes_under(&reader, node, !call.query.flag("show_current_asset"))?;
         let mut rows = reader.list::<Asset>()?;
-        rows.retain(|a| a.nodes.iter().any(|n| inside.contains(n)));
+        if self.0 != Kind::Any {
+            // Platforms are few and assets many: which platforms count is asked once, not for every asset.
+            let platforms = reader.list::<Platform>()?;
+            let mine: HashSet<Uuid> = platforms.iter().filter(|p| self.is_mine(p)).map(|p| p.id).collect();
+            rows.retain(|a| mine.contains(&a.platform));
+        }
+        if let Some(node) = node {
+            let node = node.parse().unwrap_or_else(|_| Uuid::max());
+            let inside = nodes_under(&reader, node, !call.query.flag("show_current_asset"))?;
+            rows.retain(|a| a.nodes.iter().any(|n| inside.contains(n)));
+        }
         Ok(Some(rows))
     }
 

@@ -113,3 +113,18 @@ async fn cve_2024_29020_and_29024_own_things_are_only_the_owners() {
     }
     assert_eq!(mallory.get("authentication/access-keys/").await, json!([]));
 }
+
+/// Sockets that nobody guarded, and sockets that a foreign page opens with the browser's cookies.
+#[tokio::test]
+async fn cve_2021_3169_and_2025_62795_a_socket_needs_a_ticket_and_a_page_of_this_box() {
+    let world = World::start().await;
+    let path = "terminal/sessions/01900000-0000-7000-8000-000000000001/watch/ws/";
+    let socket = world.anonymous().with("upgrade", "websocket").with("connection", "upgrade");
+    socket.ask(Method::GET, path, None).await.expect(401);
+    socket.ask(Method::GET, &format!("{path}?ticket=guessed"), None).await.expect(401);
+    let foreign = socket.with("origin", "https://evil.example");
+    assert_eq!(foreign.ask(Method::GET, path, None).await.expect(403)["code"], "origin");
+    socket.with("origin", "https://box.example").ask(Method::GET, path, None).await.expect(401);
+    world.admin.ask(Method::POST, &path.replace("watch/ws/", "watch-ticket/"), None).await.expect(404);
+    world.admin.ask(Method::GET, &path.replace("ws/", ""), None).await.expect(404);
+}
