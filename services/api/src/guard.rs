@@ -17,7 +17,6 @@ use axum::extract::{RawPathParams, Request};
 use axum::http::{HeaderMap, Method, Response, Uri};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
-use futures::FutureExt as _;
 use gatehouse_identity::Authenticated;
 use gatehouse_model::user::User;
 use parking_lot::Mutex;
@@ -352,8 +351,9 @@ pub(crate) struct OriginalTarget(pub String);
 async fn dispatch(app: App, entry: Entry, params: RawPathParams, request: Request) -> Response<Body> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let work = std::panic::AssertUnwindSafe(answer(app.clone(), entry, params, request)).catch_unwind();
-    let outcome = match tokio::time::timeout(PATIENCE, Box::pin(work)).await {
+    // A task of its own: a panic ends this request only, and a client that goes away does not stop a change half-way.
+    let work = tokio::spawn(answer(app.clone(), entry, params, request));
+    let outcome = match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(Problem::internal(&format!("a handler of {method} {path} panicked"))),
         Err(_) => Err(Problem::unavailable("the request took too long and was given up; its outcome is in the logs")),
