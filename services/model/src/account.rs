@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::asset::{Connectivity, unknown_connectivity, yes};
 use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
-use crate::record::{Index, OrgRecord, Record};
+use crate::record::{Index, org_record};
 
 choices! {
     pub enum SecretType {
@@ -75,25 +75,15 @@ pub struct Account {
     pub meta: Meta,
 }
 
-impl Record for Account {
-    const KIND: &'static str = "account";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let asset = self.asset.as_bytes();
-        let login = Index::compound(&[asset, self.username.as_bytes(), self.secret_type.as_str().as_bytes()]);
-        vec![
-            Index::unique("login", login),
-            Index::unique("name", Index::compound(&[asset, self.name.as_bytes()])),
-            Index::many("asset", *asset),
-        ]
-    }
-}
-impl OrgRecord for Account {}
+org_record!(Account, "account", |record| {
+    let asset = record.asset.as_bytes();
+    let login = Index::compound(&[asset, record.username.as_bytes(), record.secret_type.as_str().as_bytes()]);
+    vec![
+        Index::unique("login", login),
+        Index::unique("name", Index::compound(&[asset, record.name.as_bytes()])),
+        Index::many("asset", *asset),
+    ]
+});
 
 impl Validate for Account {
     fn validate(&self) -> Result<(), Invalid> {
@@ -126,17 +116,7 @@ pub struct Secret {
     pub passphrase: Option<String>,
 }
 
-impl Record for Secret {
-    const KIND: &'static str = "secret";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-}
-impl OrgRecord for Secret {}
+org_record!(Secret, "secret", uncached);
 
 impl Drop for Secret {
     fn drop(&mut self) {
@@ -175,19 +155,7 @@ pub struct AccountTemplate {
     pub meta: Meta,
 }
 
-impl Record for AccountTemplate {
-    const KIND: &'static str = "account_template";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-    }
-}
-impl OrgRecord for AccountTemplate {}
+org_record!(AccountTemplate, "account_template", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for AccountTemplate {
     fn validate(&self) -> Result<(), Invalid> {

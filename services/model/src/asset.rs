@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
-use crate::record::{Index, OrgRecord, Record, SystemRecord};
+use crate::record::{Index, org_record, system_record};
 
 /// A place in the organization's asset tree. `key` is the path (`1:2:7`): the root's key has one part, a child's key is
 /// its parent's plus the next number of the parent (`child_mark`). Keys never repeat, so a moved asset never reappears.
@@ -46,22 +46,12 @@ pub fn key_contains(ancestor: &str, key: &str) -> bool {
     key.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
-impl Record for Node {
-    const KIND: &'static str = "node";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let key = Index::compound(&[self.org_id.as_bytes(), self.key.as_bytes()]);
-        let parent = self.parent_key().unwrap_or("");
-        let name = Index::compound(&[self.org_id.as_bytes(), parent.as_bytes(), self.value.as_bytes()]);
-        vec![Index::unique("key", key), Index::unique("sibling", name)]
-    }
-}
-impl OrgRecord for Node {}
+org_record!(Node, "node", |record| {
+    let key = Index::compound(&[record.org_id.as_bytes(), record.key.as_bytes()]);
+    let parent = record.parent_key().unwrap_or("");
+    let name = Index::compound(&[record.org_id.as_bytes(), parent.as_bytes(), record.value.as_bytes()]);
+    vec![Index::unique("key", key), Index::unique("sibling", name)]
+});
 
 impl Validate for Node {
     fn validate(&self) -> Result<(), Invalid> {
@@ -208,16 +198,7 @@ impl Platform {
     }
 }
 
-impl Record for Platform {
-    const KIND: &'static str = "platform";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", self.name.to_lowercase())]
-    }
-}
-impl SystemRecord for Platform {}
+system_record!(Platform, "platform", |record| vec![Index::unique("name", record.name.to_lowercase())]);
 
 impl Validate for Platform {
     fn validate(&self) -> Result<(), Invalid> {
@@ -252,19 +233,7 @@ pub struct Zone {
     pub meta: Meta,
 }
 
-impl Record for Zone {
-    const KIND: &'static str = "zone";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-    }
-}
-impl OrgRecord for Zone {}
+org_record!(Zone, "zone", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for Zone {
     fn validate(&self) -> Result<(), Invalid> {
@@ -336,19 +305,7 @@ impl Asset {
     }
 }
 
-impl Record for Asset {
-    const KIND: &'static str = "asset";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-    }
-}
-impl OrgRecord for Asset {}
+org_record!(Asset, "asset", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for Asset {
     fn validate(&self) -> Result<(), Invalid> {
@@ -385,20 +342,10 @@ pub struct FavoriteAsset {
     pub date_created: DateTime<Utc>,
 }
 
-impl Record for FavoriteAsset {
-    const KIND: &'static str = "favorite_asset";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let pair = Index::compound(&[self.user.as_bytes(), self.asset.as_bytes()]);
-        vec![Index::unique("pair", pair), Index::many("user", *self.user.as_bytes())]
-    }
-}
-impl OrgRecord for FavoriteAsset {}
+org_record!(FavoriteAsset, "favorite_asset", |record| {
+    let pair = Index::compound(&[record.user.as_bytes(), record.asset.as_bytes()]);
+    vec![Index::unique("pair", pair), Index::many("user", *record.user.as_bytes())]
+});
 
 /// The host key that an asset showed first. A different one is refused until an administrator deletes this record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -414,17 +361,7 @@ pub struct PinnedHostKey {
     pub date_pinned: DateTime<Utc>,
 }
 
-impl Record for PinnedHostKey {
-    const KIND: &'static str = "pinned_host_key";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let place = Index::compound(&[self.asset.as_bytes(), &self.port.to_be_bytes()]);
-        vec![Index::unique("place", place), Index::many("asset", *self.asset.as_bytes())]
-    }
-}
-impl OrgRecord for PinnedHostKey {}
+org_record!(PinnedHostKey, "pinned_host_key", |record| {
+    let place = Index::compound(&[record.asset.as_bytes(), &record.port.to_be_bytes()]);
+    vec![Index::unique("place", place), Index::many("asset", *record.asset.as_bytes())]
+});

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::common::{Invalid, Meta, Validate, check_name};
-use crate::record::{Index, OrgRecord, Record};
+use crate::record::{Index, org_record};
 
 /// A set of actions, with JumpServer's bits. Shown by the API as a list of `{"value","label"}`, stored as the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -131,19 +131,7 @@ impl AssetPermission {
     }
 }
 
-impl Record for AssetPermission {
-    const KIND: &'static str = "asset_permission";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-    }
-}
-impl OrgRecord for AssetPermission {}
+org_record!(AssetPermission, "asset_permission", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for AssetPermission {
     fn validate(&self) -> Result<(), Invalid> {

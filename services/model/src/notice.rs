@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::choices;
-use crate::record::{Index, Record, SystemRecord};
+use crate::record::{Index, system_record};
 
 choices! {
     /// What a notice is about; people subscribe by it.
@@ -86,26 +86,19 @@ pub struct SiteMessage {
     pub date_created: DateTime<Utc>,
 }
 
-impl Record for SiteMessage {
-    const KIND: &'static str = "site_message";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
+system_record!(SiteMessage, "site_message", uncached, |record| {
+    let mut indexes = vec![Index::many("user", *record.user.as_bytes())];
+    if !record.has_read {
+        // The badge with the number of unread messages asks on every page.
+        indexes.push(Index::many("unread", *record.user.as_bytes()));
     }
-    fn indexes(&self) -> Vec<Index> {
-        let mut indexes = vec![Index::many("user", *self.user.as_bytes())];
-        if !self.has_read {
-            // The badge with the number of unread messages asks on every page.
-            indexes.push(Index::many("unread", *self.user.as_bytes()));
-        }
-        indexes
-    }
-}
-impl SystemRecord for SiteMessage {}
+    indexes
+});
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Record as _;
 
     #[test]
     fn debug_of_a_notice_shows_neither_subject_nor_text() {

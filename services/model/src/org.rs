@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
-use crate::record::{Index, OrgRecord, Record, SystemRecord};
+use crate::record::{Index, org_record, system_record};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Organization {
@@ -17,16 +17,7 @@ pub struct Organization {
     pub meta: Meta,
 }
 
-impl Record for Organization {
-    const KIND: &'static str = "organization";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", self.name.to_lowercase())]
-    }
-}
-impl SystemRecord for Organization {}
+system_record!(Organization, "organization", |record| vec![Index::unique("name", record.name.to_lowercase())]);
 
 impl Validate for Organization {
     fn validate(&self) -> Result<(), Invalid> {
@@ -59,19 +50,10 @@ pub struct Role {
     pub meta: Meta,
 }
 
-impl Record for Role {
-    const KIND: &'static str = "role";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique(
-            "name",
-            Index::compound(&[self.scope.as_str().as_bytes(), self.name.to_lowercase().as_bytes()]),
-        )]
-    }
-}
-impl SystemRecord for Role {}
+system_record!(Role, "role", |record| vec![Index::unique(
+    "name",
+    Index::compound(&[record.scope.as_str().as_bytes(), record.name.to_lowercase().as_bytes()]),
+)]);
 
 impl Validate for Role {
     fn validate(&self) -> Result<(), Invalid> {
@@ -97,20 +79,10 @@ pub struct Label {
     pub meta: Meta,
 }
 
-impl Record for Label {
-    const KIND: &'static str = "label";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let pair = Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes(), self.value.as_bytes()]);
-        vec![Index::unique("pair", pair)]
-    }
-}
-impl OrgRecord for Label {}
+org_record!(Label, "label", |record| {
+    let pair = Index::compound(&[record.org_id.as_bytes(), record.name.as_bytes(), record.value.as_bytes()]);
+    vec![Index::unique("pair", pair)]
+});
 
 impl Validate for Label {
     fn validate(&self) -> Result<(), Invalid> {

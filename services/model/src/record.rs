@@ -22,6 +22,11 @@ impl Index {
         Self { name, key: key.into(), unique: false }
     }
 
+    /// The name of a record, unique in its organization.
+    pub fn named(org: Uuid, name: &str) -> Self {
+        Self::unique("name", Self::compound(&[org.as_bytes(), name.as_bytes()]))
+    }
+
     /// A key made of several parts. Each part carries its length, so that ("a","bc") and ("ab","c") differ.
     pub fn compound(parts: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::with_capacity(parts.iter().map(|p| p.len() + 4).sum());
@@ -60,6 +65,52 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         Err(format!("no migration of {} from schema {from}", Self::KIND))
     }
 }
+
+/// Makes a type with `id` and `org_id` a record of an organization: its kind, `uncached` if it must not stay in memory, and
+/// its index entries.
+macro_rules! org_record {
+    ($type:ty, $kind:literal $(, $uncached:ident)? $(, |$record:ident| $indexes:expr)?) => {
+        impl $crate::record::Record for $type {
+            const KIND: &'static str = $kind;
+            $(const CACHED: bool = $crate::record::$uncached;)?
+            fn id(&self) -> uuid::Uuid {
+                self.id
+            }
+            fn org(&self) -> Option<uuid::Uuid> {
+                Some(self.org_id)
+            }
+            $(fn indexes(&self) -> Vec<$crate::record::Index> {
+                let $record = self;
+                $indexes
+            })?
+        }
+        impl $crate::record::OrgRecord for $type {}
+    };
+}
+
+/// As `org_record`, for a type of the whole system.
+macro_rules! system_record {
+    ($type:ty, $kind:literal $(, $uncached:ident)? $(, |$record:ident| $indexes:expr)?) => {
+        impl $crate::record::Record for $type {
+            const KIND: &'static str = $kind;
+            $(const CACHED: bool = $crate::record::$uncached;)?
+            fn id(&self) -> uuid::Uuid {
+                self.id
+            }
+            $(fn indexes(&self) -> Vec<$crate::record::Index> {
+                let $record = self;
+                $indexes
+            })?
+        }
+        impl $crate::record::SystemRecord for $type {}
+    };
+}
+
+pub(crate) use {org_record, system_record};
+
+/// What `uncached` stands for in the macros above.
+#[expect(non_upper_case_globals, reason = "reads as a word in the macros")]
+pub(crate) const uncached: bool = false;
 
 /// A record that belongs to exactly one organization: it can be asked for only with an organization in hand.
 pub trait OrgRecord: Record {}

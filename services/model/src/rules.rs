@@ -8,7 +8,7 @@ use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
 use crate::filter::{ASSET_ATTRIBUTES, USER_ATTRIBUTES};
 use crate::net::IpGroup;
-use crate::record::{Index, OrgRecord, Record, SystemRecord};
+use crate::record::{Index, org_record, system_record};
 
 choices! {
     pub enum RuleAction {
@@ -113,16 +113,7 @@ pub struct LoginRule {
     pub meta: Meta,
 }
 
-impl Record for LoginRule {
-    const KIND: &'static str = "login_rule";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", self.name.as_bytes())]
-    }
-}
-impl SystemRecord for LoginRule {}
+system_record!(LoginRule, "login_rule", |record| vec![Index::unique("name", record.name.as_bytes())]);
 
 /// Z24: who may log in to which asset with which account, from where and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,16 +168,7 @@ pub struct ConnectMethodRule {
     pub meta: Meta,
 }
 
-impl Record for ConnectMethodRule {
-    const KIND: &'static str = "connect_method_rule";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", self.name.as_bytes())]
-    }
-}
-impl SystemRecord for ConnectMethodRule {}
+system_record!(ConnectMethodRule, "connect_method_rule", |record| vec![Index::unique("name", record.name.as_bytes())]);
 
 choices! {
     pub enum CommandGroupType {
@@ -209,20 +191,9 @@ pub struct CommandGroup {
     pub meta: Meta,
 }
 
-macro_rules! org_named {
-    ($($t:ty => $kind:literal),+ $(,)?) => { $(
-        impl Record for $t {
-            const KIND: &'static str = $kind;
-            fn id(&self) -> Uuid { self.id }
-            fn org(&self) -> Option<Uuid> { Some(self.org_id) }
-            fn indexes(&self) -> Vec<Index> {
-                vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-            }
-        }
-        impl OrgRecord for $t {}
-    )+ };
-}
-org_named!(AssetLoginRule => "asset_login_rule", CommandFilter => "command_filter", CommandGroup => "command_group");
+org_record!(AssetLoginRule, "asset_login_rule", |record| vec![Index::named(record.org_id, &record.name)]);
+org_record!(CommandFilter, "command_filter", |record| vec![Index::named(record.org_id, &record.name)]);
+org_record!(CommandGroup, "command_group", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for LoginRule {
     fn validate(&self) -> Result<(), Invalid> {

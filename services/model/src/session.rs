@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::choices;
-use crate::record::{Index, OrgRecord, Record};
+use crate::record::{Index, org_record};
 
 choices! {
     pub enum LoginFrom {
@@ -92,28 +92,17 @@ pub struct Session {
     pub bytes_out: u64,
 }
 
-impl Record for Session {
-    const KIND: &'static str = "session";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
+org_record!(Session, "session", uncached, |record| {
+    let mut indexes = vec![
+        Index::many("user", *record.user_id.as_bytes()),
+        Index::many("asset", *record.asset_id.as_bytes()),
+        Index::many("account", *record.account_id.as_bytes()),
+    ];
+    if !record.is_finished {
+        indexes.push(Index::many("open", *b"1"));
     }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        let mut indexes = vec![
-            Index::many("user", *self.user_id.as_bytes()),
-            Index::many("asset", *self.asset_id.as_bytes()),
-            Index::many("account", *self.account_id.as_bytes()),
-        ];
-        if !self.is_finished {
-            indexes.push(Index::many("open", *b"1"));
-        }
-        indexes
-    }
-}
-impl OrgRecord for Session {}
+    indexes
+});
 
 choices! {
     /// JumpServer's numbers.
@@ -248,16 +237,4 @@ pub struct ConnectionToken {
     pub date_expired: DateTime<Utc>,
 }
 
-impl Record for ConnectionToken {
-    const KIND: &'static str = "connection_token";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::many("user", *self.user.as_bytes())]
-    }
-}
-impl OrgRecord for ConnectionToken {}
+org_record!(ConnectionToken, "connection_token", |record| vec![Index::many("user", *record.user.as_bytes())]);

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::choices;
 use crate::common::{Invalid, Validate};
 use crate::net::IpGroup;
-use crate::record::{Record, SystemRecord};
+use crate::record::{Record, SystemRecord, system_record};
 
 choices! {
     /// Who must use a second factor.
@@ -199,11 +199,4 @@ pub struct MailSecret {
     pub password: String,
 }
 
-impl Record for MailSecret {
-    const KIND: &'static str = "mail_secret";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
-    }
-}
-impl SystemRecord for MailSecret {}
+system_record!(MailSecret, "mail_secret", uncached);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::choices;
 use crate::common::{Invalid, Meta, Validate, check_name};
 use crate::net::IpGroup;
-use crate::record::{Index, OrgRecord, Record, SystemRecord};
+use crate::record::{Index, org_record, system_record};
 
 choices! {
     /// Where the user's password is checked.
@@ -119,16 +119,10 @@ impl User {
     }
 }
 
-impl Record for User {
-    const KIND: &'static str = "user";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("username", self.username.to_lowercase()), Index::unique("email", self.email.to_lowercase())]
-    }
-}
-impl SystemRecord for User {}
+system_record!(User, "user", |record| vec![
+    Index::unique("username", record.username.to_lowercase()),
+    Index::unique("email", record.email.to_lowercase())
+]);
 
 impl Validate for User {
     fn validate(&self) -> Result<(), Invalid> {
@@ -173,14 +167,7 @@ pub struct UserSecret {
     pub otp_last_step: u64,
 }
 
-impl Record for UserSecret {
-    const KIND: &'static str = "user_secret";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
-    }
-}
-impl SystemRecord for UserSecret {}
+system_record!(UserSecret, "user_secret", uncached);
 
 /// A public key with which a user logs in over SSH.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,20 +186,11 @@ pub struct SshKey {
     pub meta: Meta,
 }
 
-impl Record for SshKey {
-    const KIND: &'static str = "ssh_key";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![
-            Index::many("user", *self.user.as_bytes()),
-            // Two users with one key cannot be told apart.
-            Index::unique("fingerprint", self.fingerprint.as_bytes()),
-        ]
-    }
-}
-impl SystemRecord for SshKey {}
+system_record!(SshKey, "ssh_key", |record| vec![
+    Index::many("user", *record.user.as_bytes()),
+    // Two users with one key cannot be told apart.
+    Index::unique("fingerprint", record.fingerprint.as_bytes()),
+]);
 
 /// An SSH certificate authority whose user certificates are accepted for log-in to Gatehouse.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -226,16 +204,10 @@ pub struct TrustedUserCa {
     pub meta: Meta,
 }
 
-impl Record for TrustedUserCa {
-    const KIND: &'static str = "trusted_user_ca";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("fingerprint", self.fingerprint.as_bytes())]
-    }
-}
-impl SystemRecord for TrustedUserCa {}
+system_record!(TrustedUserCa, "trusted_user_ca", |record| vec![Index::unique(
+    "fingerprint",
+    record.fingerprint.as_bytes()
+)]);
 
 /// A set of users of one organization that grants and rules name together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -249,19 +221,7 @@ pub struct UserGroup {
     pub meta: Meta,
 }
 
-impl Record for UserGroup {
-    const KIND: &'static str = "user_group";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn org(&self) -> Option<Uuid> {
-        Some(self.org_id)
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("name", Index::compound(&[self.org_id.as_bytes(), self.name.as_bytes()]))]
-    }
-}
-impl OrgRecord for UserGroup {}
+org_record!(UserGroup, "user_group", |record| vec![Index::named(record.org_id, &record.name)]);
 
 impl Validate for UserGroup {
     fn validate(&self) -> Result<(), Invalid> {
@@ -286,17 +246,7 @@ pub struct AccessKey {
     pub date_last_used: Option<DateTime<Utc>>,
 }
 
-impl Record for AccessKey {
-    const KIND: &'static str = "access_key";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::many("user", *self.user.as_bytes())]
-    }
-}
-impl SystemRecord for AccessKey {}
+system_record!(AccessKey, "access_key", uncached, |record| vec![Index::many("user", *record.user.as_bytes())]);
 
 choices! {
     /// What kind of bearer secret a stored hash stands for.
@@ -327,16 +277,10 @@ pub struct ApiToken {
     pub mfa_until: Option<DateTime<Utc>>,
 }
 
-impl Record for ApiToken {
-    const KIND: &'static str = "api_token";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("hash", self.hash), Index::many("user", *self.user.as_bytes())]
-    }
-}
-impl SystemRecord for ApiToken {}
+system_record!(ApiToken, "api_token", |record| vec![
+    Index::unique("hash", record.hash),
+    Index::many("user", *record.user.as_bytes())
+]);
 
 /// A password that works once and for a short time (A44), kept as its Argon2id hash.
 #[derive(Clone, Serialize, Deserialize)]
@@ -352,17 +296,7 @@ pub struct TempPassword {
     pub date_verified: Option<DateTime<Utc>>,
 }
 
-impl Record for TempPassword {
-    const KIND: &'static str = "temp_password";
-    const CACHED: bool = false;
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::many("user", *self.user.as_bytes())]
-    }
-}
-impl SystemRecord for TempPassword {}
+system_record!(TempPassword, "temp_password", uncached, |record| vec![Index::many("user", *record.user.as_bytes())]);
 
 /// Failed log-ins of a user name or an address. Kept in the store so that a restart does not lift a lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -375,13 +309,4 @@ pub struct LoginFailures {
     pub blocked_until: Option<DateTime<Utc>>,
 }
 
-impl Record for LoginFailures {
-    const KIND: &'static str = "login_failures";
-    fn id(&self) -> Uuid {
-        self.id
-    }
-    fn indexes(&self) -> Vec<Index> {
-        vec![Index::unique("subject", self.subject.as_bytes())]
-    }
-}
-impl SystemRecord for LoginFailures {}
+system_record!(LoginFailures, "login_failures", |record| vec![Index::unique("subject", record.subject.as_bytes())]);
