@@ -73,7 +73,9 @@ fn registry() -> Registry {
         .with::<CommandGroup>()
         .with::<ConnectMethodRule>()
         .with::<Session>()
-        .with::<Settings>();
+        .with::<Settings>()
+        .with::<gatehouse_ssh::GatewayHostKey>()
+        .with::<gatehouse_api::TlsCertificate>();
     gatehouse_notify::kinds(gatehouse_identity::kinds(registry))
 }
 
