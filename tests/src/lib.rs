@@ -10,6 +10,7 @@
 )]
 
 pub mod api;
+pub mod askpass;
 pub mod interactive;
 pub mod peers;
 pub mod world;

@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
+
+use russh::keys::PrivateKey;
+use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session};
+use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
 
 use crate::{free_port, wait_for};
 
@@ -109,5 +114,127 @@ fn spawn_sshd(dir: &Path) -> Child {
 impl Drop for Sshd {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// An SSH server that takes passwords, which a test's own sshd cannot be made to do without changing the machine's
+/// accounts. A shell echoes what is typed and answers `USER heard LINE`; a command answers `USER ran COMMAND`.
+pub struct PasswordPeer {
+    pub port: u16,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl PasswordPeer {
+    /// Accepts these pairs of user name and password.
+    pub async fn start(accounts: &[(&str, &str)]) -> Self {
+        let accounts: Vec<(String, String)> = accounts.iter().map(|(u, p)| ((*u).into(), (*p).into())).collect();
+        let dir = tempfile::tempdir().unwrap();
+        ssh_keygen("ed25519", &dir.path().join("key"));
+        let pem = std::fs::read_to_string(dir.path().join("key")).unwrap();
+        let config = Arc::new(server::Config {
+            keys: vec![PrivateKey::from_openssh(pem).unwrap()],
+            methods: MethodSet::from(&[MethodKind::Password][..]),
+            auth_rejection_time: Duration::from_millis(10),
+            ..server::Config::default()
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (config, visit) = (Arc::clone(&config), Visit { accounts: accounts.clone(), ..Visit::default() });
+                tokio::spawn(async move {
+                    if let Ok(session) = server::run_stream(config, stream, visit).await {
+                        let _ = session.await;
+                    }
+                });
+            }
+        });
+        Self { port, task }
+    }
+}
+
+impl Drop for PasswordPeer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Default)]
+struct Visit {
+    accounts: Vec<(String, String)>,
+    user: String,
+    line: Vec<u8>,
+}
+
+impl server::Handler for Visit {
+    type Error = russh::Error;
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
+        if self.accounts.iter().any(|(u, p)| u == user && p == password) {
+            user.clone_into(&mut self.user);
+            return Ok(Auth::Accept);
+        }
+        Ok(Auth::reject())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _: &str,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+        session.channel_success(channel)?;
+        session.data(channel, format!("{}@peer$ ", self.user).into_bytes())
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        session.channel_success(channel)?;
+        let text = format!("{} ran {}\n", self.user, String::from_utf8_lossy(command));
+        session.data(channel, text.into_bytes())?;
+        session.exit_status_request(channel, 0)?;
+        session.eof(channel)?;
+        session.close(channel)
+    }
+
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), russh::Error> {
+        for byte in data {
+            if !matches!(byte, b'\r' | b'\n' | 4) {
+                self.line.push(*byte);
+                session.data(channel, vec![*byte])?;
+                continue;
+            }
+            let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+            if line == "exit" || *byte == 4 {
+                session.exit_status_request(channel, 0)?;
+                return session.close(channel);
+            }
+            let text = format!("\r\n{} heard {line}\r\n{0}@peer$ ", self.user);
+            session.data(channel, text.into_bytes())?;
+        }
+        Ok(())
     }
 }
