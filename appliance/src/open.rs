@@ -74,9 +74,8 @@ fn registry() -> Registry {
         .with::<ConnectMethodRule>()
         .with::<Session>()
         .with::<Settings>()
-        .with::<gatehouse_ssh::GatewayHostKey>()
-        .with::<gatehouse_api::TlsCertificate>();
-    gatehouse_notify::kinds(gatehouse_identity::kinds(registry))
+        .with::<gatehouse_ssh::GatewayHostKey>();
+    gatehouse_api::kinds(gatehouse_notify::kinds(gatehouse_identity::kinds(registry)))
 }
 
 pub(crate) fn store(data: &Path, root: &RootKey) -> anyhow::Result<Store> {
