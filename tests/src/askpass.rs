@@ -1,8 +1,9 @@
 //! Answers for the questions of OpenSSH's client, by what is asked, through its `SSH_ASKPASS`; and what was asked. It is
 //! the only way to answer several prompts of one log-in without a terminal.
 
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+
+use crate::peers::write_script;
 
 pub struct Askpass {
     dir: tempfile::TempDir,
@@ -23,9 +24,7 @@ impl Askpass {
             ));
         }
         script.push_str("*) echo ;;\nesac\nexit 0\n");
-        let path = dir.path().join("askpass");
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&dir.path().join("askpass"), &script);
         Self { dir }
     }
 

@@ -238,3 +238,62 @@ impl server::Handler for Visit {
         Ok(())
     }
 }
+
+/// The real inetutils telnetd behind a listener that plays inetd. `login` is a script in the place of `/bin/login`, because
+/// the machine's accounts are not a test's to change: it knows one user and becomes an interactive bash.
+pub struct Telnetd {
+    pub port: u16,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    _dir: tempfile::TempDir,
+}
+
+impl Telnetd {
+    pub fn start(user: &str, password: &str) -> Self {
+        use std::os::fd::OwnedFd;
+        let dir = tempfile::Builder::new().prefix("gh-telnetd-").tempdir().unwrap();
+        let script = dir.path().join("login");
+        write_script(
+            &script,
+            &format!(
+                "#!/bin/bash\nfor try in 1 2; do\n  read -rp 'unit login: ' name\n  read -rsp 'Password: ' secret\n  echo\n  \
+                 if [ \"$name:$secret\" = '{user}:{password}' ]; then\n    echo 'Last login: Monday'\n    \
+                 export PS1='unit$ '; exec bash --norc --noprofile -i\n  fi\n  sleep 0.3\n  echo 'Login incorrect'\ndone\n"
+            ),
+        );
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let (input, output) = (OwnedFd::from(stream.try_clone().unwrap()), OwnedFd::from(stream));
+                let mut child = Command::new("/usr/sbin/telnetd")
+                    .arg(format!("--exec-login={}", script.display()))
+                    .stdin(Stdio::from(input))
+                    .stdout(Stdio::from(output))
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("telnetd is not installed: make test-deps");
+                std::thread::spawn(move || child.wait());
+            }
+        });
+        Self { port, stop, _dir: dir }
+    }
+}
+
+impl Drop for Telnetd {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        // Wakes the listener.
+        let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+pub fn write_script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
