@@ -6,7 +6,7 @@ build_tools=(gcc:gcc g++:g++ mold:mold make:make)
 # command:package. The tests start these programs themselves, on loopback ports of their own.
 test_tools=(
   /usr/sbin/sshd:openssh-server ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server sshpass:sshpass
-  rsync:rsync plink:putty-tools zsh:zsh dash:dash tmux:tmux vim:vim-tiny busybox:busybox-static python3:python3
+  rsync:rsync plink:putty-tools zsh:zsh dash:dash tmux:tmux vim:vim busybox:busybox-static python3:python3
   /usr/sbin/telnetd:inetutils-telnetd ssh-keygen:openssh-client
 )
 
