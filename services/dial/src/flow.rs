@@ -204,16 +204,48 @@ impl Outlet {
                 if let Some(message) = message {
                     let after = state.bytes;
                     drop(state);
-                    if before > HARD && after <= HARD {
-                        self.shared.room.notify_one();
-                    }
-                    if before > HIGH && after <= HIGH {
-                        self.shared.eased.notify_one();
-                    }
+                    self.made_room(before, after);
                     return Some(message);
                 }
             }
             filled.await;
+        }
+    }
+
+    /// Takes all data that waits, out of turn; everything else stays in its place.
+    pub fn take_data(&mut self) -> Vec<Bytes> {
+        let mut state = self.shared.state();
+        let before = state.bytes;
+        let mut taken = Vec::new();
+        let mut left = VecDeque::new();
+        for message in std::mem::take(&mut state.queue) {
+            if matches!(message, ChannelMsg::Data { .. }) {
+                state.bytes = state.bytes.saturating_sub(cost(&message));
+            }
+            match message {
+                ChannelMsg::Data { data } => taken.push(data),
+                other => left.push_back(other),
+            }
+        }
+        state.queue = left;
+        if !state.tail.is_empty() {
+            let data = state.tail.split().freeze();
+            state.bytes = state.bytes.saturating_sub(data.len());
+            taken.push(data);
+        }
+        let after = state.bytes;
+        drop(state);
+        self.made_room(before, after);
+        taken
+    }
+
+    /// Wakes those who wait for the backlog to fall below the bounds that it was above.
+    fn made_room(&self, before: usize, after: usize) {
+        if before > HARD && after <= HARD {
+            self.shared.room.notify_one();
+        }
+        if before > HIGH && after <= HIGH {
+            self.shared.eased.notify_one();
         }
     }
 }
@@ -324,6 +356,20 @@ mod tests {
         outlet.pop().await;
         drop(outlet);
         pushing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn waiting_data_can_be_taken_out_of_turn_and_the_rest_keeps_its_place() {
+        let (intake, mut outlet, valve) = backlog();
+        let size = || ChannelMsg::WindowChange { col_width: 80, row_height: 24, pix_width: 0, pix_height: 0 };
+        for message in [data(2000, 1), size(), data(3, 2), ChannelMsg::Eof, data(4, 3)] {
+            assert!(intake.push(message).await);
+        }
+        let taken: Vec<usize> = outlet.take_data().iter().map(Bytes::len).collect();
+        assert_eq!(taken, [2000, 3, 4]);
+        assert!(matches!(outlet.pop().await, Some(ChannelMsg::WindowChange { .. })));
+        assert!(matches!(outlet.pop().await, Some(ChannelMsg::Eof)));
+        assert_eq!(valve.backlog(), 0);
     }
 
     #[tokio::test]

@@ -82,6 +82,16 @@ pub enum GateStep {
     Tell(Verdict),
 }
 
+/// What became of a slice of the user's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// Sent on, as far as it was not refused earlier.
+    Through,
+    /// A command in it was refused, and what followed it was dropped. Keys that were typed or pasted before the user could
+    /// see that are to be given to [`Gate::drop_ahead`] instead of [`Gate::input`]: they count on the refused line.
+    Refused,
+}
+
 /// Where a gate's steps go. One call at a time, in order.
 pub trait GateSink {
     fn step(&mut self, step: GateStep) -> impl Future<Output = Result<(), Stop>> + Send;
@@ -100,6 +110,40 @@ struct State {
     tracker: Tracker,
     running: HashMap<u64, Running>,
     next: u64,
+    last_output: Option<Instant>,
+    /// What is left of a paste of which a line was refused.
+    paste: Option<PasteTail>,
+}
+
+/// How a terminal ends a bracketed paste.
+const PASTE_END: &[u8] = b"\x1b[201~";
+/// A paste whose end does not come has ended when nothing has come for this long: a lost end must not lock a keyboard.
+const PASTE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Swallows the rest of a bracketed paste, in as many slices as it comes.
+struct PasteTail {
+    /// Bytes of [`PASTE_END`] seen.
+    matched: usize,
+    last: Instant,
+}
+
+impl PasteTail {
+    /// Where the bytes after the paste begin; `None` when all of them belong to it.
+    fn end(&mut self, data: &[u8], now: Instant) -> Option<usize> {
+        if now.saturating_duration_since(self.last) >= PASTE_PAUSE {
+            return Some(0);
+        }
+        self.last = now;
+        for (at, byte) in data.iter().enumerate() {
+            // Its first byte occurs only once in it, so a mismatch can only be a new beginning.
+            let fits = PASTE_END.get(self.matched) == Some(byte);
+            self.matched = if fits { self.matched + 1 } else { usize::from(PASTE_END.first() == Some(byte)) };
+            if self.matched == PASTE_END.len() {
+                return Some(at + 1);
+            }
+        }
+        None
+    }
 }
 
 /// The gate of one interactive session. Cheap to clone: one task feeds what the asset shows, another what the user types.
@@ -109,14 +153,18 @@ pub struct Gate {
     state: Arc<Mutex<State>>,
     /// Output came: an Enter that waits for its echo looks again.
     echoed: Arc<Notify>,
+    /// How long the asset has to be silent before it is told to forget a line, and the longest wait for that.
+    quiet: (Duration, Duration),
 }
 
 impl Gate {
     pub fn new(session: SessionHandle) -> Self {
         let (cols, rows) = session.shared().size();
         let options = Options { max_output: session.output_limit(), ..Options::default() };
-        let state = State { tracker: Tracker::new(cols, rows, options), running: HashMap::new(), next: 1 };
-        Self { session, state: Arc::new(Mutex::new(state)), echoed: Arc::default() }
+        let quiet = (options.quiet, options.max_settle);
+        let tracker = Tracker::new(cols, rows, options);
+        let state = State { tracker, running: HashMap::new(), next: 1, last_output: None, paste: None };
+        Self { session, state: Arc::new(Mutex::new(state)), echoed: Arc::default(), quiet }
     }
 
     /// What the asset showed, in the order in which the user sees it.
@@ -124,7 +172,11 @@ impl Gate {
     /// # Errors
     /// [`Stop`] when the session must end.
     pub async fn output(&self, data: &[u8]) -> Result<(), Stop> {
-        let seen = self.state.lock().tracker.output(data, Instant::now());
+        let seen = {
+            let (mut state, now) = (self.state.lock(), Instant::now());
+            state.last_output = Some(now);
+            state.tracker.output(data, now)
+        };
         self.echoed.notify_one();
         self.observe(seen).await
     }
@@ -134,8 +186,8 @@ impl Gate {
     ///
     /// # Errors
     /// [`Stop`] when the session must end.
-    pub async fn input(&self, data: Bytes, sink: &mut impl GateSink) -> Result<(), Stop> {
-        let mut rest = data;
+    pub async fn input(&self, data: Bytes, sink: &mut impl GateSink) -> Result<Passed, Stop> {
+        let mut rest = self.after_paste(data);
         while !rest.is_empty() {
             let step = self.state.lock().tracker.input(&rest, Instant::now());
             let forward = step.forward.min(rest.len());
@@ -145,18 +197,53 @@ impl Gate {
             match step.gate {
                 Some(held) => {
                     let held = rest.split_to(held.min(rest.len()));
-                    self.enter(held, sink).await?;
+                    if self.enter(held, sink).await? == Passed::Refused {
+                        self.drop_ahead(rest);
+                        return Ok(Passed::Refused);
+                    }
                 }
                 // A tracker that takes nothing and holds nothing would never end.
                 None if forward == 0 => sink.step(GateStep::Forward(std::mem::take(&mut rest))).await?,
                 None => {}
             }
         }
-        Ok(())
+        Ok(Passed::Through)
+    }
+
+    /// Drops keys that follow a refused command (see [`Passed::Refused`]).
+    pub fn drop_ahead(&self, data: Bytes) {
+        // What comes after the end of a paste was typed before its refusal could be seen, too.
+        self.after_paste(data);
+    }
+
+    /// What of `data` does not belong to a refused paste.
+    fn after_paste(&self, mut data: Bytes) -> Bytes {
+        let mut state = self.state.lock();
+        let Some(paste) = &mut state.paste else { return data };
+        match paste.end(&data, Instant::now()) {
+            None => Bytes::new(),
+            Some(at) => {
+                state.paste = None;
+                data.split_off(at)
+            }
+        }
+    }
+
+    /// Waits until the asset has been silent for a moment, not for ever: a line editor that is told to forget its line
+    /// while it draws swallows the next key.
+    async fn silence(&self) {
+        let (quiet, longest) = self.quiet;
+        let begin = Instant::now();
+        loop {
+            let silent = self.state.lock().last_output.map_or(quiet, |at| at.elapsed());
+            let Some(wait) = quiet.checked_sub(silent).filter(|w| !w.is_zero()) else { return };
+            let Some(left) = longest.checked_sub(begin.elapsed()).filter(|w| !w.is_zero()) else { return };
+            tokio::time::sleep(wait.min(left)).await;
+        }
     }
 
     /// Waits for the echo, judges, and lets the Enter through or not.
-    async fn enter(&self, held: Bytes, sink: &mut impl GateSink) -> Result<(), Stop> {
+    async fn enter(&self, held: Bytes, sink: &mut impl GateSink) -> Result<Passed, Stop> {
         loop {
             let wait = self.state.lock().tracker.needs_settle(Instant::now());
             let Some(wait) = wait else { break };
@@ -164,20 +251,30 @@ impl Gate {
             let _ = tokio::time::timeout(wait, self.echoed.notified()).await;
         }
         let Some(candidate) = self.state.lock().tracker.candidate() else {
-            return sink.step(GateStep::Forward(held)).await;
+            sink.step(GateStep::Forward(held)).await?;
+            return Ok(Passed::Through);
         };
         let hidden = candidate.kind == Kind::NoEcho;
         // A password that happens to look like a command must not be told, logged or noticed: only refused.
         let verdict = self.judge(candidate.texts(), if hidden { "" } else { &candidate.text });
         let confidence = confidence(candidate.confidence);
         if verdict.is_refused() {
-            let bytes = self.state.lock().tracker.reject(Instant::now());
+            self.silence().await;
+            let bytes = {
+                let mut state = self.state.lock();
+                let bytes = state.tracker.reject(Instant::now());
+                if bytes.starts_with(PASTE_END) {
+                    state.paste = Some(PasteTail { matched: 0, last: Instant::now() });
+                }
+                bytes
+            };
             let now = self.running(&candidate.text, &verdict, confidence);
             self.notice(&verdict);
             sink.step(GateStep::Forward(Bytes::from_static(bytes))).await?;
             sink.step(GateStep::Tell(verdict.clone())).await?;
             self.session.mark_command(&now.input, risk_number(verdict.risk)).await?;
-            return self.row(now, String::new(), false).await;
+            self.row(now, String::new(), false).await?;
+            return Ok(Passed::Refused);
         }
         let (id, seen) = {
             let mut state = self.state.lock();
@@ -210,7 +307,8 @@ impl Gate {
             self.session.mark_command(&candidate.text, risk_number(verdict.risk)).await?;
         }
         self.evict().await?;
-        sink.step(GateStep::Forward(held)).await
+        sink.step(GateStep::Forward(held)).await?;
+        Ok(Passed::Through)
     }
 
     /// The user's terminal has a new size.

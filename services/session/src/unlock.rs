@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gatehouse_dial::su::Method;
 use gatehouse_dial::{Auth, DialContext, Hop, HostKeys, Keepalive, Route, SshLogin, Timeouts};
 use gatehouse_model::account::{Account, Secret, SecretType};
-use gatehouse_model::asset::Asset;
+use gatehouse_model::asset::{Asset, Platform};
 use gatehouse_model::builtin::gateway_platform_id;
 use gatehouse_model::decide::AllowedAccount;
 use uuid::Uuid;
@@ -117,32 +117,40 @@ impl Admission {
     }
 
     fn way(&self) -> Result<(Route, Vec<Place>), Refusal> {
-        let asset = &self.facts.asset;
-        let port = asset.protocol(&self.request.protocol).map(|p| p.port).ok_or_else(|| {
-            let protocol = &self.request.protocol;
-            Refusal::new("asset_protocol_invalid", format!("this asset does not offer the protocol {protocol}"))
-        })?;
-        let mut route = Route::direct(asset.address.clone(), port);
-        let mut places = vec![Place::new(asset, port)];
-        let through = self.facts.platform.as_ref().is_none_or(|p| p.gateway_enabled);
-        let is_gateway = asset.platform == gateway_platform_id();
-        let Some(zone) = asset.zone.filter(|_| through && !is_gateway) else { return Ok((route, places)) };
-        let gateways = self.core.read().gateways(asset.org_id, zone);
-        let mut broken = None;
-        for gateway in &gateways {
-            match hop(&self.core, gateway) {
-                Ok((hop, place)) => {
-                    route.gateways.push(Arc::new(hop));
-                    places.push(place);
-                }
-                Err(refusal) => broken = Some(refusal),
+        way(&self.core, &self.facts.asset, self.facts.platform.as_deref(), &self.request.protocol)
+    }
+}
+
+/// The way to a protocol of an asset, and the places on it whose host keys are checked.
+pub(crate) fn way(
+    core: &Core,
+    asset: &Asset,
+    platform: Option<&Platform>,
+    protocol: &str,
+) -> Result<(Route, Vec<Place>), Refusal> {
+    let port = asset.protocol(protocol).map(|p| p.port).ok_or_else(|| {
+        Refusal::new("asset_protocol_invalid", format!("this asset does not offer the protocol {protocol}"))
+    })?;
+    let mut route = Route::direct(asset.address.clone(), port);
+    let mut places = vec![Place::new(asset, port)];
+    let through = platform.is_none_or(|p| p.gateway_enabled);
+    let is_gateway = asset.platform == gateway_platform_id();
+    let Some(zone) = asset.zone.filter(|_| through && !is_gateway) else { return Ok((route, places)) };
+    let gateways = core.read().gateways(asset.org_id, zone);
+    let mut broken = None;
+    for gateway in &gateways {
+        match hop(core, gateway) {
+            Ok((hop, place)) => {
+                route.gateways.push(Arc::new(hop));
+                places.push(place);
             }
+            Err(refusal) => broken = Some(refusal),
         }
-        match broken {
-            // A zone has gateways because its assets are not to be reached otherwise.
-            Some(refusal) if route.gateways.is_empty() => Err(refusal),
-            _ => Ok((route, places)),
-        }
+    }
+    match broken {
+        // A zone has gateways because its assets are not to be reached otherwise.
+        Some(refusal) if route.gateways.is_empty() => Err(refusal),
+        _ => Ok((route, places)),
     }
 }
 
@@ -166,7 +174,7 @@ fn hop(core: &Core, gateway: &Asset) -> Result<(Hop, Place), Refusal> {
 }
 
 /// The stored secret of an account, as a log-in.
-fn login(core: &Core, account: &Account) -> Result<Unlocked, Refusal> {
+pub(crate) fn login(core: &Core, account: &Account) -> Result<Unlocked, Refusal> {
     let missing = || {
         let name = &account.username;
         Refusal::new("account_no_secret", format!("account {name} has no stored secret; ask an administrator"))

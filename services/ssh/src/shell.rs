@@ -8,7 +8,7 @@ use gatehouse_dial::telnet::{TelnetLogin, TelnetPeer, TelnetPrompts};
 use gatehouse_dial::{DialContext, PtySpec, Route};
 use gatehouse_model::session::SessionType;
 use gatehouse_session::{
-    Admission, Control, Ending, Gate, GateSink, GateStep, OpenSpec, SessionHandle, Stop, SuPlan, Verdict,
+    Admission, Control, Ending, Gate, GateSink, GateStep, OpenSpec, Passed, SessionHandle, Stop, SuPlan, Verdict,
 };
 use zeroize::Zeroizing;
 
@@ -414,7 +414,11 @@ async fn up(
                     continue;
                 }
                 session.typed(data.len());
-                gate.input(data, &mut sink).await
+                let passed = gate.input(data, &mut sink).await;
+                if passed == Ok(Passed::Refused) {
+                    reader.take_waiting().into_iter().for_each(|ahead| gate.drop_ahead(ahead));
+                }
+                passed.map(drop)
             }
             Some(UserInput::Resize(cols, rows)) => {
                 *size = (cols, rows);

@@ -102,6 +102,13 @@ impl UserReader {
     }
 }
 
+impl UserReader {
+    /// Takes the data that came already, out of turn; what is not data stays in its place.
+    pub(crate) fn take_waiting(&mut self) -> Vec<Bytes> {
+        self.outlet.take_data()
+    }
+}
+
 /// What goes to the user. Waits for the user's window, so nothing piles up for somebody who does not read.
 pub struct UserWriter {
     half: ChannelWriteHalf<Msg>,

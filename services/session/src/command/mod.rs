@@ -12,8 +12,8 @@
 //!    is a [`InputStep::gate`], hold these bytes back, keep feeding output and
 //!    wait while [`Tracker::needs_settle`] returns a duration; then ask [`Tracker::candidate`] and judge every text of
 //!    [`Candidate::texts`].
-//! 3. Accepted: [`Tracker::commit`] and forward the held bytes. Refused: [`Tracker::reject`], send what it returns to the
-//!    asset instead of the held bytes. Then go on with the rest of the input.
+//! 3. Accepted: [`Tracker::commit`] and forward the held bytes, then go on with the rest of the input. Refused: wait until the
+//!    asset is silent, [`Tracker::reject`], send what it returns instead of the held bytes, and drop the rest of the input.
 //! 4. Call [`Tracker::poll`] when [`Tracker::deadline`] has passed, and [`Tracker::close`] at the end.
 //!
 //! What a filter on top of it cannot do: see into scripts, aliases and key bindings of the asset. A shell may bind any
