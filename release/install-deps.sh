@@ -7,7 +7,7 @@ build_tools=(gcc:gcc g++:g++ mold:mold make:make)
 test_tools=(
   /usr/sbin/sshd:openssh-server ssh:openssh-client /usr/lib/openssh/sftp-server:openssh-sftp-server sshpass:sshpass
   rsync:rsync plink:putty-tools zsh:zsh dash:dash tmux:tmux vim:vim busybox:busybox-static python3:python3
-  /usr/sbin/telnetd:inetutils-telnetd ssh-keygen:openssh-client
+  /usr/sbin/telnetd:inetutils-telnetd ssh-keygen:openssh-client less:less setsid:util-linux bash:bash
 )
 
 have() { [[ $1 == /* ]] && [[ -e $1 ]] || command -v "$1" >/dev/null 2>&1; }
