@@ -147,11 +147,14 @@ pub(crate) fn way(
             Err(refusal) => broken = Some(refusal),
         }
     }
-    match broken {
-        // A zone has gateways because its assets are not to be reached otherwise.
-        Some(refusal) if route.gateways.is_empty() => Err(refusal),
-        _ => Ok((route, places)),
+    if route.gateways.is_empty() {
+        // Never around the zone: the same address may be another machine here, which would get the secret.
+        return Err(broken.unwrap_or_else(|| {
+            let why = "the zone of this asset has no gateway in use; ask an administrator to add or enable one";
+            Refusal::new("gateway_invalid", why)
+        }));
     }
+    Ok((route, places))
 }
 
 fn hop(core: &Core, gateway: &Asset) -> Result<(Hop, Place), Refusal> {
