@@ -1,8 +1,11 @@
 //! What the asset tree's menu does: children, trees for the UI, assets into and out of nodes, counts (S05-S07).
 
+use std::collections::BTreeSet;
+
 use axum::http::StatusCode;
 use gatehouse_model::asset::{Asset, Category, Node, Platform};
 use gatehouse_model::builtin;
+use gatehouse_model::directory::CountDrift;
 use gatehouse_model::nodes::{self, Author};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -58,7 +61,7 @@ pub(crate) fn routes(routes: &mut Routes) {
     routes.post(
         "/api/v1/assets/nodes/check_assets_amount/",
         Need::Point("assets.check_nodeassets"),
-        Doc::new("Count the assets of every node anew and say what differs"),
+        Doc::new("Count the assets of every node anew, put right and say what differs"),
         check_amounts,
     );
 }
@@ -279,25 +282,16 @@ async fn by_type(call: Call) -> Answer {
     Ok(list::ok(&json!(rows)))
 }
 
-/// Counts are kept in memory and change with every change of an asset; this counts anew and says where they differ.
+/// Counts are kept in memory and change with every change of an asset; this counts anew, puts right what differs, and
+/// says what did.
 async fn check_amounts(call: Call) -> Answer {
     let nodes = call.reader().list::<Node>()?;
-    let assets = call.reader().list::<Asset>()?;
-    let counted = nodes::count_assets(&nodes, assets.iter().map(AsRef::as_ref));
-    let kept: Vec<(Uuid, u32)> =
-        call.app.with_directory(|d| nodes.iter().map(|n| (n.id, d.node_count(n.id))).collect());
-    let differs: Vec<Value> = kept
-        .iter()
-        .filter_map(|(id, kept)| {
-            let counted = counted.get(id).copied().unwrap_or(0);
-            (counted != *kept).then(|| json!({"node": id, "kept": kept, "counted": counted}))
-        })
-        .collect();
-    if !differs.is_empty() {
-        tracing::error!(
-            nodes = differs.len(),
-            "the read model counts assets wrongly; restart gatehouse and report this"
-        );
+    let orgs: BTreeSet<Uuid> = nodes.iter().map(|n| n.org_id).collect();
+    let drift: Vec<CountDrift> = orgs.into_iter().flat_map(|org| call.app.core().read().recount(org)).collect();
+    if !drift.is_empty() {
+        tracing::error!(nodes = drift.len(), "the read model had counted assets wrongly; that is put right, report it");
     }
+    let differs: Vec<Value> =
+        drift.iter().map(|d| json!({"node": d.node, "kept": d.kept, "counted": d.counted})).collect();
     Ok(list::ok(&json!({"nodes": nodes.len(), "differs": differs})))
 }
