@@ -8,6 +8,7 @@ use encoding_rs::{Decoder, Encoder, GBK};
 use gatehouse_dial::telnet::{TelnetPeer, TelnetReader, TelnetWriter};
 use gatehouse_dial::{SshChannel, SshReader, SshWriter};
 use gatehouse_model::asset::Charset;
+use gatehouse_session::Stop;
 use parking_lot::Mutex;
 use russh::{ChannelMsg, Sig};
 
@@ -33,6 +34,7 @@ pub(crate) struct AssetGone;
 pub(crate) struct AssetReader {
     from: From,
     decoder: Option<Decoder>,
+    lost: bool,
 }
 
 enum From {
@@ -67,7 +69,7 @@ pub(crate) fn telnet(peer: TelnetPeer, charset: Charset) -> (AssetReader, AssetW
 fn pair(from: From, to: To, charset: Charset) -> (AssetReader, AssetWriter) {
     let decoder = gbk(charset).then(|| GBK.new_decoder_without_bom_handling());
     let encoder = gbk(charset).then(|| Mutex::new(GBK.new_encoder()));
-    (AssetReader { from, decoder }, AssetWriter { to, encoder })
+    (AssetReader { from, decoder, lost: false }, AssetWriter { to, encoder })
 }
 
 impl AssetReader {
@@ -77,19 +79,28 @@ impl AssetReader {
             let event = match &mut self.from {
                 From::Telnet(telnet) => match telnet.read().await {
                     Ok(data) if !data.is_empty() => AssetEvent::Data(data),
-                    _ => return None,
-                },
-                From::Ssh(ssh) => match ssh.wait().await? {
-                    ChannelMsg::Data { data } => AssetEvent::Data(data),
-                    ChannelMsg::ExtendedData { data, ext } => AssetEvent::Extended(ext, data),
-                    ChannelMsg::ExitStatus { exit_status } => AssetEvent::ExitStatus(exit_status),
-                    ChannelMsg::ExitSignal { signal_name: signal, core_dumped, error_message: message, .. } => {
-                        AssetEvent::ExitSignal { signal, core_dumped, message }
+                    end => {
+                        self.lost = end.is_err();
+                        return None;
                     }
-                    ChannelMsg::Eof => AssetEvent::Eof,
-                    ChannelMsg::Close => return None,
-                    _ => continue,
                 },
+                From::Ssh(ssh) => {
+                    let Some(message) = ssh.wait().await else {
+                        self.lost = true;
+                        return None;
+                    };
+                    match message {
+                        ChannelMsg::Data { data } => AssetEvent::Data(data),
+                        ChannelMsg::ExtendedData { data, ext } => AssetEvent::Extended(ext, data),
+                        ChannelMsg::ExitStatus { exit_status } => AssetEvent::ExitStatus(exit_status),
+                        ChannelMsg::ExitSignal { signal_name: signal, core_dumped, error_message: message, .. } => {
+                            AssetEvent::ExitSignal { signal, core_dumped, message }
+                        }
+                        ChannelMsg::Eof => AssetEvent::Eof,
+                        ChannelMsg::Close => return None,
+                        _ => continue,
+                    }
+                }
             };
             return Some(match event {
                 AssetEvent::Data(data) => match self.decode(data) {
@@ -100,6 +111,11 @@ impl AssetReader {
                 other => other,
             });
         }
+    }
+
+    /// After the end: the connection broke, the asset did not close it.
+    pub(crate) fn lost(&self) -> Option<Stop> {
+        self.lost.then(|| Stop { reason: "the connection to the asset was lost".to_owned() })
     }
 
     fn decode(&mut self, data: Bytes) -> Bytes {

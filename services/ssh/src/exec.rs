@@ -2,7 +2,6 @@
 //! exit status, exit signal and standard error kept apart. What must not be here: terminals (see `shell`).
 
 use bytes::Bytes;
-use gatehouse_dial::{DialError, SshChannel, SshPeer};
 use gatehouse_model::grant::Actions;
 use gatehouse_model::session::SessionType;
 use gatehouse_session::{Admission, Ending, ExecRow, OpenSpec, SessionHandle, Stop};
@@ -62,8 +61,9 @@ const SHELL: &str = "(shell without a terminal)";
 
 /// Runs something on the picked asset and closes the channel.
 pub(crate) async fn run(visitor: &Visitor, channel: UserChannel, pick: &Pick, what: What<'_>, lang: Lang) {
+    let env = channel.env.clone();
     let (mut reader, writer) = channel.split();
-    let exit = match attempt(visitor, &mut reader, &writer, pick, what, lang).await {
+    let exit = match attempt(visitor, &mut reader, &writer, pick, what, &env, lang).await {
         Ok(exit) => exit,
         Err(error) => {
             // The client may be gone already.
@@ -82,6 +82,7 @@ async fn attempt(
     writer: &UserWriter,
     pick: &Pick,
     what: What<'_>,
+    env: &[(String, String)],
     lang: Lang,
 ) -> Result<Exit, ConnectError> {
     let admission = visitor.admit(pick, None, "ssh_client", SessionType::Command).await?;
@@ -120,8 +121,8 @@ async fn attempt(
         let _ = writer.stderr(super::shell::message(lang, &row.verdict)).await;
     }
     let channel = match what {
-        What::Command(command) => connected.peer.exec(command, None).await,
-        What::Shell => shell_channel(&connected.peer).await,
+        What::Command(command) => connected.peer.exec(command, None, env).await,
+        What::Shell => connected.peer.shell(None, env).await,
     };
     let channel = match channel {
         Ok(channel) => channel,
@@ -135,12 +136,6 @@ async fn attempt(
     let exit = splice(&session, reader, writer, from, to, row, lines, lang).await;
     visitor.give_back(connected);
     Ok(exit)
-}
-
-async fn shell_channel(peer: &SshPeer) -> Result<SshChannel, DialError> {
-    let mut channel = peer.session().await?;
-    channel.start_shell(None).await?;
-    Ok(channel)
 }
 
 /// Why a command may not run, if so: a command filter, or a file transfer that the grant does not include.
@@ -248,6 +243,8 @@ async fn down(session: &SessionHandle, from: &mut AssetReader, user: &UserWriter
                 exit = exit_of(other, exit);
                 continue;
             }
+            // Without a word how it ended: broken, or closed by an asset that says nothing, as many devices do.
+            None if matches!(exit, Exit::Unknown) => return from.lost().map_or(Side::Asset(exit), Side::Stopped),
             None => return Side::Asset(exit),
         };
         kept.add(&data);

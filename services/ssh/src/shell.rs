@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gatehouse_dial::telnet::{TelnetLogin, TelnetPeer, TelnetPrompts};
-use gatehouse_dial::{DialContext, PtySpec, Route};
+use gatehouse_dial::PtySpec;
+use gatehouse_dial::telnet::{TelnetLogin, TelnetPrompts};
 use gatehouse_model::session::SessionType;
 use gatehouse_session::{
     Admission, Control, Ending, Gate, GateSink, GateStep, OpenSpec, Passed, SessionHandle, Stop, SuPlan, Verdict,
@@ -142,8 +142,8 @@ async fn ssh(
         modes: tty.term.modes.clone(),
     };
     let channel = match what {
-        What::Shell => connected.peer.shell(&pty).await,
-        What::Command(command) => connected.peer.exec(command, Some(&pty)).await,
+        What::Shell => connected.peer.shell(Some(&pty), tty.env()).await,
+        What::Command(command) => connected.peer.exec(command, Some(&pty), tty.env()).await,
     };
     let channel = match channel {
         Ok(channel) => channel,
@@ -172,23 +172,12 @@ async fn telnet(visitor: &Visitor, tty: &mut Tty, admission: Admission, lang: La
     let dial = async {
         let (login, su) = login?;
         let (route, ctx) = (admission.route()?, admission.dial_context()?);
-        Ok::<_, ConnectError>((telnet_connect(route, login, ctx).await?, su))
+        Ok::<_, ConnectError>((gatehouse_dial::telnet::connect(&route, &login, &ctx).await?, su))
     };
     let (session, peer) = tokio::join!(Box::pin(visitor.core().open(&admission, spec)), Box::pin(dial));
     let (session, (peer, su)) = pair(session, peer).await?;
     let (reader, writer) = asset::telnet(peer, charset(&admission));
     Ok(splice(tty, &session, reader, writer, su, lang).await)
-}
-
-/// The dialler's telnet log-in cannot move between threads while it runs, so it gets one of the blocking pool for the
-/// seconds that it takes.
-async fn telnet_connect(route: Route, login: TelnetLogin, ctx: DialContext) -> Result<TelnetPeer, ConnectError> {
-    let runtime = tokio::runtime::Handle::current();
-    let work = move || runtime.block_on(gatehouse_dial::telnet::connect(&route, &login, &ctx));
-    match tokio::task::spawn_blocking(work).await {
-        Ok(peer) => Ok(peer?),
-        Err(_) => Err(ConnectError::Stopped("gatehouse is stopping; try again in a moment".to_owned())),
-    }
 }
 
 fn telnet_login(admission: &Admission, tty: &Tty) -> Result<(TelnetLogin, Option<SuPlan>), ConnectError> {
@@ -375,6 +364,8 @@ async fn down(session: &SessionHandle, gate: &Gate, reader: &mut AssetReader, us
                 }
             }
             Some(other) => exit = exit_of(other, exit),
+            // Without a word how it ended: broken, or closed by an asset that says nothing, as many devices do.
+            None if matches!(exit, Exit::Unknown) => return reader.lost().map_or(Side::Asset(exit), Side::Stopped),
             None => return Side::Asset(exit),
         }
     }
