@@ -88,6 +88,21 @@ impl Sshd {
         let _ = self.child.wait();
     }
 
+    /// SIGKILL to the server and to every process that serves a connection, as when the machine loses power.
+    pub fn cut(&mut self) {
+        let mut doomed = vec![self.child.id()];
+        let mut at = 0;
+        while let Some(parent) = doomed.get(at) {
+            doomed.extend(children_of(*parent));
+            at += 1;
+        }
+        for pid in doomed {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        self.stop();
+    }
+
     /// `ssh` straight to it, for comparison.
     pub fn direct(&self) -> Command {
         let mut ssh = Command::new("ssh");
@@ -97,6 +112,17 @@ impl Sshd {
             .arg(format!("{}@127.0.0.1", self.user));
         ssh
     }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name, which may contain anything: state, parent.
+        let after = stat.rsplit(')').next().unwrap_or_default();
+        after.split_whitespace().nth(1).is_some_and(|p| p == parent.to_string())
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 fn spawn_sshd(dir: &Path) -> Child {

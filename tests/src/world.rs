@@ -171,6 +171,14 @@ impl World {
         command
     }
 
+    /// `sftp LOGIN@gateway` that reads a script and stops at its first failure, with that exit code.
+    pub fn sftp(&self, login: &str) -> Command {
+        let mut command = self.client("sftp");
+        // `-b` switches passwords off; what stands before it wins.
+        command.args(["-o", "BatchMode=no", "-b", "-", "-o", &format!("User={login}"), "127.0.0.1"]);
+        command
+    }
+
     /// `gatehouse ARGS --data DIR`.
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = Command::new(gatehouse_binary());
