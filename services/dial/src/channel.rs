@@ -56,6 +56,15 @@ impl SshChannel {
         Self { raw, early: VecDeque::new(), link }
     }
 
+    /// Sets environment variables for what is started next. Assets take few (OpenSSH: `AcceptEnv`) and drop the others;
+    /// no answer is asked for, so this costs no round trip.
+    pub async fn set_environment(&self, env: &[(String, String)]) -> Result<(), DialError> {
+        for (name, value) in env {
+            self.sent(self.raw.set_env(false, name.as_str(), value.as_str()).await)?;
+        }
+        Ok(())
+    }
+
     /// Asks for a shell, on a pseudo terminal if given, and waits for the answers. Both requests travel together.
     pub async fn start_shell(&mut self, pty: Option<&PtySpec>) -> Result<(), DialError> {
         self.ask_pty(pty).await?;

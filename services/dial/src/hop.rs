@@ -64,7 +64,7 @@ pub(crate) struct HopStream {
     name: String,
     shared: Arc<Shared>,
     pump: tokio::task::JoinHandle<()>,
-    write: Pin<Box<dyn AsyncWrite + Send>>,
+    write: Pin<Box<dyn AsyncWrite + Send + Sync>>,
     _peer: SshPeer,
 }
 

@@ -9,6 +9,7 @@
 //! - How bytes are moved between two SSH connections without deadlock: module [`flow`]; read it before you splice channels.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod ahead;
 mod algorithms;
 mod auth;
 mod channel;
@@ -24,6 +25,7 @@ pub mod su;
 mod tcp;
 pub mod telnet;
 
+pub use ahead::ReadAhead;
 pub use algorithms::cpu_prefers_aes;
 pub use channel::{Exit, Output, PtySpec, SshChannel, SshReader, SshStream, SshWriter};
 pub use error::{DialError, GatewayFailure, Proof, Stage};

@@ -9,6 +9,7 @@ use russh::{Channel, Disconnect, SshId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::ahead::ReadAhead;
 use crate::algorithms::preferred;
 use crate::auth::{self, Ready};
 use crate::channel::{Exit, Output, PtySpec, SshChannel, SshStream};
@@ -61,6 +62,7 @@ where
     let heard = stream.heard();
     let handshake = async {
         let pinned = ctx.host_keys.pinned_algorithms(address, port).await;
+        let stream = ReadAhead::new(stream);
         client::connect_stream(Arc::new(config(login.legacy, &pinned, ctx)), stream, client).await
     };
     let limit = ctx.timeouts.handshake;
@@ -121,16 +123,23 @@ impl SshPeer {
         self.open(self.link.handle.channel_open_session(), limit).await
     }
 
-    /// A log-in shell on a pseudo terminal.
-    pub async fn shell(&self, pty: &PtySpec) -> Result<SshChannel, DialError> {
+    /// A log-in shell, on a pseudo terminal if asked, with these environment variables as far as the asset takes them.
+    pub async fn shell(&self, pty: Option<&PtySpec>, env: &[(String, String)]) -> Result<SshChannel, DialError> {
         let mut channel = self.session().await?;
-        channel.start_shell(Some(pty)).await?;
+        channel.set_environment(env).await?;
+        channel.start_shell(pty).await?;
         Ok(channel)
     }
 
-    /// Runs a command, with a pseudo terminal if asked. Bytes, because a command line need not be UTF-8.
-    pub async fn exec(&self, command: &[u8], pty: Option<&PtySpec>) -> Result<SshChannel, DialError> {
+    /// Runs a command, otherwise as [`SshPeer::shell`]. Bytes, because a command line need not be UTF-8.
+    pub async fn exec(
+        &self,
+        command: &[u8],
+        pty: Option<&PtySpec>,
+        env: &[(String, String)],
+    ) -> Result<SshChannel, DialError> {
         let mut channel = self.session().await?;
+        channel.set_environment(env).await?;
         channel.start_exec(command, pty).await?;
         Ok(channel)
     }
@@ -185,7 +194,7 @@ impl SshPeer {
     pub async fn run(&self, command: &[u8], input: &[u8], limit: usize, within: Duration) -> Result<Output, DialError> {
         let deadline = Instant::now() + within;
         let late = || DialError::Timeout { target: self.link.target.clone(), stage: Stage::Request, after: within };
-        let channel = timeout_at(deadline, Box::pin(self.exec(command, None))).await.map_err(|_| late())??;
+        let channel = timeout_at(deadline, Box::pin(self.exec(command, None, &[]))).await.map_err(|_| late())??;
         let (reader, writer) = channel.split();
         let work = crate::channel::collect(reader, &writer, input, limit, &self.link.target);
         let result = match timeout_at(deadline, Box::pin(work)).await {

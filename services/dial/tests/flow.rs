@@ -51,7 +51,7 @@ impl server::Handler for Door {
 
     async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), russh::Error> {
         let (mut user_read, user_write) = self.channel.take().unwrap().split();
-        let (mut asset_read, asset_write) = self.asset.exec(command, None).await.unwrap().split();
+        let (mut asset_read, asset_write) = self.asset.exec(command, None, &[]).await.unwrap().split();
         let (intake, mut outlet, valve) = backlog();
         self.valve = Some(valve);
         session.channel_success(id)?;
@@ -267,7 +267,7 @@ async fn a_reader_that_pauses_gets_everything_and_memory_stays() {
         got
     }
     let command = format!("head -c {TOTAL} /dev/zero");
-    let (mut reader, _writer) = peer.exec(command.as_bytes(), None).await.unwrap().split();
+    let (mut reader, _writer) = peer.exec(command.as_bytes(), None, &[]).await.unwrap().split();
     let first = drain(&mut reader, 8 << 20).await;
     let grown = growth(std::future::pending()).await;
     assert!(grown <= STALLED, "{grown} bytes");
@@ -275,7 +275,7 @@ async fn a_reader_that_pauses_gets_everything_and_memory_stays() {
 
     // The other direction: an asset that does not read holds the writer, not memory.
     let peer = asset.dial().await;
-    let (_reader, writer) = peer.exec(b"sleep 60", None).await.unwrap().split();
+    let (_reader, writer) = peer.exec(b"sleep 60", None, &[]).await.unwrap().split();
     let block = Bytes::from(noise(256 * 1024));
     let writing = async {
         for _ in 0..(512 << 20) / block.len() {

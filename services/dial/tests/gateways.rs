@@ -132,7 +132,7 @@ async fn full_duplex_ssh_through_a_gateway_does_not_deadlock() {
     let block = bytes::Bytes::from(noise(32 * 1024));
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..CHANNELS {
-        let (mut reader, writer) = peer.exec(b"cat", None).await.unwrap().split();
+        let (mut reader, writer) = peer.exec(b"cat", None, &[]).await.unwrap().split();
         let sent = block.clone();
         running.spawn(async move {
             for _ in 0..TOTAL / sent.len() {

@@ -182,7 +182,7 @@ async fn a_signal_reaches_a_russh_server() {
     let (sender, mut signals) = mpsc::unbounded_channel();
     let route = serve(Asset { signals: Some(sender), ..Asset::default() }).await;
     let peer = gatehouse_dial::ssh(&route, &ann("right"), &context()).await.unwrap();
-    let channel = peer.exec(b"sleep", None).await.unwrap();
+    let channel = peer.exec(b"sleep", None, &[]).await.unwrap();
     channel.signal(Sig::INT).await.unwrap();
     let got = tokio::time::timeout(Duration::from_secs(5), signals.recv()).await.unwrap().unwrap();
     assert!(matches!(got, Sig::INT), "{got:?}");

@@ -71,7 +71,7 @@ async fn shell_with_a_terminal_that_is_resized() {
     let sshd = Sshd::start();
     let peer = sshd.dial().await;
     let pty = PtySpec { cols: 101, rows: 33, term: "vt220".into(), ..PtySpec::default() };
-    let mut shell = peer.shell(&pty).await.unwrap();
+    let mut shell = peer.shell(Some(&pty), &[]).await.unwrap();
     shell.data_bytes(&b"echo \"[$TERM $(stty size)]\"\n"[..]).await.unwrap();
     read_until(&mut shell, "[vt220 33 101]").await;
     shell.window_change(140, 50, 0, 0).await.unwrap();
@@ -353,7 +353,7 @@ async fn assets_that_never_speak_close_early_or_speak_something_else() {
 async fn an_asset_that_dies_is_noticed_and_says_so() {
     let sshd = Sshd::start();
     let peer = sshd.dial().await;
-    let mut channel = peer.exec(b"kill -9 $PPID; sleep 1", None).await.unwrap();
+    let mut channel = peer.exec(b"kill -9 $PPID; sleep 1", None, &[]).await.unwrap();
     while channel.wait().await.is_some() {}
     assert!(peer.is_closed());
     assert!(peer.end_reason().is_some());

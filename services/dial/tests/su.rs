@@ -44,7 +44,7 @@ async fn shell(sshd: &Sshd, with_scripts: bool) -> SshChannel {
     let rest = if with_scripts { ":$PATH" } else { "" };
     let command = format!("PATH={}{rest} PS1='ann@unit:~$ ' exec /bin/bash --norc --noprofile -i", bin.display());
     let pty = PtySpec::default();
-    sshd.dial().await.exec(command.as_bytes(), Some(&pty)).await.unwrap()
+    sshd.dial().await.exec(command.as_bytes(), Some(&pty), &[]).await.unwrap()
 }
 
 /// Drives the machine as a gateway does. Also returns all that was typed.

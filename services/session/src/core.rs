@@ -14,6 +14,7 @@ use gatehouse_record::{FileKeeper, MasterKey, RecordError, RecorderPool};
 use gatehouse_store::{Store, StoreError};
 
 use crate::audit::Auditor;
+use crate::lastlogin::LastLogins;
 use crate::live::Live;
 use crate::readmodel::ReadModel;
 use crate::{recover, warden};
@@ -68,6 +69,7 @@ struct Inner {
     read: ReadModel,
     live: Live,
     auditor: Auditor,
+    last_logins: LastLogins,
     gateways: GatewayMemory,
     draining: AtomicBool,
 }
@@ -83,9 +85,11 @@ impl Core {
         let read = ReadModel::start(&store).await?;
         let live = Live::new(store.clone(), Arc::clone(&clock));
         let auditor = Auditor::start(store.clone());
+        let last_logins = LastLogins::start(store.clone());
         let gateways = GatewayMemory::default();
         let draining = AtomicBool::new(false);
-        let inner = Inner { store, recorders, files, notifier, clock, read, live, auditor, gateways, draining };
+        let inner =
+            Inner { store, recorders, files, notifier, clock, read, live, auditor, last_logins, gateways, draining };
         let core = Self { inner: Arc::new(inner) };
         recover::close_interrupted(&core, &recording_key).await?;
         warden::start(&core);
@@ -134,6 +138,10 @@ impl Core {
 
     pub(crate) fn auditor(&self) -> &Auditor {
         &self.inner.auditor
+    }
+
+    pub(crate) fn last_logins(&self) -> &LastLogins {
+        &self.inner.last_logins
     }
 
     pub(crate) fn gateways(&self) -> &GatewayMemory {

@@ -17,6 +17,7 @@ mod core;
 mod gate;
 mod handle;
 mod hostkeys;
+mod lastlogin;
 mod live;
 mod open;
 mod probe;

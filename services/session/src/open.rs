@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::admit::{Admission, asset_display};
 use crate::core::{Core, SessionError};
 use crate::handle::{SessionHandle, Shared, write_end};
+use crate::lastlogin::Mark;
 use crate::rows;
 use crate::warden::Watched;
 
@@ -89,6 +90,10 @@ impl Core {
         }
         // What changed between the decision and now counts too.
         crate::warden::judge(self, handle.shared());
+        if let Some(account) = admission.account() {
+            let (at, by) = (handle.facts().date_start, admission.user().display());
+            self.last_logins().note(Mark { org: account.org_id, account: account.id, at, by }).await;
+        }
         Ok(handle)
     }
 }

@@ -22,6 +22,8 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::lastlogin::only_used;
+
 /// Assets with the name or address that was written, beyond which nobody can choose.
 const MAX_FOUND: usize = 500;
 
@@ -236,6 +238,7 @@ impl Shared {
                 }
             };
         }
+        let account = (kind == Account::KIND).then(|| self.state.read().directory.account(id).cloned()).flatten();
         take! {
             User: system => |s, r| s.directory.upsert_user(r);
             UserGroup: everywhere => |s, r| s.directory.upsert_group(r);
@@ -254,6 +257,12 @@ impl Shared {
             CommandGroup: everywhere => |s, r| s.directory.upsert_command_group(&r);
             FavoriteAsset: everywhere => |s, r| s.directory.upsert_favorite(r);
             Settings: system => |s, r| s.settings_changed(r);
+        }
+        // Each session notes that its account was used: no reason to judge all the others again.
+        if let Some(before) = account
+            && let Some(after) = self.state.read().directory.account(id)
+        {
+            return Ok(!only_used(&before, after));
         }
         Ok(true)
     }

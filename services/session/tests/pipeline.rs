@@ -142,3 +142,26 @@ async fn what_a_crash_left_open_is_closed_at_the_next_start() {
     assert_eq!(again.live().count(), 0);
     assert_eq!(world.entries(LedgerKind::SessionEnd).len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_account_tells_when_it_was_last_used_and_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(dir.path(), PoolOptions::default()).await;
+    let admission = world.admit("ssh").await.unwrap();
+    for _ in 0..3 {
+        let session = world.core.open(&admission, OpenSpec::plain("")).await.unwrap();
+        session.close(Ending::normal("done")).await;
+    }
+    let last = world.core.open(&admission, OpenSpec::plain("")).await.unwrap();
+    let mut account = world.account();
+    for _ in 0..200 {
+        if account.date_last_login == Some(last.facts().date_start) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        account = world.account();
+    }
+    assert_eq!(account.date_last_login, Some(last.facts().date_start));
+    assert_eq!(account.login_by.as_deref(), Some("Kim(kim)"));
+    assert_eq!(account.username, "root");
+}

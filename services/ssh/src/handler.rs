@@ -26,6 +26,8 @@ use crate::visitor::Visitor;
 const MAX_CHANNELS: usize = 64;
 /// Environment variables that a client may set: how text looks, nothing that changes what runs.
 const ENVIRONMENT: [&str; 3] = ["LANG", "LANGUAGE", "COLORTERM"];
+/// How many of them one channel may set.
+const MAX_ENVIRONMENT: usize = 20;
 /// Columns and rows that a terminal may have.
 const MAX_SIZE: u32 = 1_000;
 
@@ -47,6 +49,7 @@ struct Waiting {
     held: Arc<()>,
     gone: CancellationToken,
     term: Option<Term>,
+    env: Vec<(String, String)>,
 }
 
 /// A connection. Its panics and errors end it alone.
@@ -93,7 +96,7 @@ impl Connection {
         let alive = Arc::downgrade(&held);
         let gone = CancellationToken::new();
         let _gone = gone.clone().drop_guard();
-        let waiting = Some(Waiting { outlet, half, held, gone, term: None });
+        let waiting = Some(Waiting { outlet, half, held, gone, term: None, env: Vec::new() });
         self.lanes.insert(id, Lane { intake, valve, alive, _gone, waiting });
         Some(id)
     }
@@ -108,8 +111,9 @@ impl Connection {
     /// Takes the channel to start something on it; once.
     fn start(&mut self, id: ChannelId, session: &Session) -> Option<(Visitor, UserChannel, Option<Term>)> {
         let visitor = self.visitor.clone()?;
-        let Waiting { outlet, half, held, gone, term } = self.lanes.get_mut(&id)?.waiting.take()?;
-        Some((visitor, UserChannel::new(outlet, half, session.handle(), held, gone), term))
+        let Waiting { outlet, half, held, gone, term, env } = self.lanes.get_mut(&id)?.waiting.take()?;
+        let channel = UserChannel { env, ..UserChannel::new(outlet, half, session.handle(), held, gone) };
+        Some((visitor, channel, term))
     }
 }
 
@@ -251,10 +255,16 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let harmless = ENVIRONMENT.contains(&name) || name.starts_with("LC_");
-        if harmless && value.len() <= 128 && value.chars().all(|c| c.is_ascii_graphic()) {
-            session.channel_success(channel)
-        } else {
-            session.channel_failure(channel)
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let plain = name.len() <= 64 && name.chars().all(word);
+        let plain = plain && value.len() <= 128 && value.chars().all(|c| c.is_ascii_graphic());
+        let waiting = self.lanes.get_mut(&channel).and_then(|l| l.waiting.as_mut());
+        match waiting.filter(|w| harmless && plain && w.env.len() < MAX_ENVIRONMENT) {
+            Some(waiting) => {
+                waiting.env.push((name.to_owned(), value.to_owned()));
+                session.channel_success(channel)
+            }
+            None => session.channel_failure(channel),
         }
     }
 

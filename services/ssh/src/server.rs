@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use gatehouse_dial::{cpu_prefers_aes, flow};
+use gatehouse_dial::{ReadAhead, cpu_prefers_aes, flow};
 use gatehouse_identity::Identity;
 use gatehouse_session::Core;
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
@@ -145,7 +145,7 @@ impl SshGateway {
         let (grace, proven) = Grace::new();
         let login = Login::new(self.identity.clone(), peer.ip().to_canonical());
         let connection = Connection::new(login, self.core.clone(), place, grace);
-        let stream = Severable::new(stream, cut.clone());
+        let stream = ReadAhead::new(Severable::new(stream, cut.clone()));
         let (server, patience) = (Arc::clone(&self.server), self.config.login_grace);
         tasks.spawn(async move {
             let served = async {

@@ -40,6 +40,7 @@ pub(crate) struct Tty {
     pub(crate) reader: UserReader,
     pub(crate) writer: UserWriter,
     pub(crate) term: Term,
+    env: Vec<(String, String)>,
     /// Typed already, not read yet.
     ahead: BytesMut,
     history: Vec<String>,
@@ -47,8 +48,14 @@ pub(crate) struct Tty {
 
 impl Tty {
     pub(crate) fn new(channel: UserChannel, term: Term) -> Self {
+        let env = channel.env.clone();
         let (reader, writer) = channel.split();
-        Self { reader, writer, term, ahead: BytesMut::new(), history: Vec::new() }
+        Self { reader, writer, term, env, ahead: BytesMut::new(), history: Vec::new() }
+    }
+
+    /// What the client set, for what is started on the asset.
+    pub(crate) fn env(&self) -> &[(String, String)] {
+        &self.env
     }
 
     /// What was typed and not read as a line: belongs to whoever reads next.

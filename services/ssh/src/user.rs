@@ -44,6 +44,8 @@ impl From<Gone> for io::Error {
 pub struct UserChannel {
     pub(crate) reader: UserReader,
     pub(crate) writer: UserWriter,
+    /// Harmless environment variables that the client set, for what is started on the asset.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl UserChannel {
@@ -56,7 +58,7 @@ impl UserChannel {
         held: Arc<()>,
         gone: CancellationToken,
     ) -> Self {
-        Self { reader: UserReader { outlet, _held: held }, writer: UserWriter { half, handle, gone } }
+        Self { reader: UserReader { outlet, _held: held }, writer: UserWriter { half, handle, gone }, env: Vec::new() }
     }
 
     /// For two tasks.

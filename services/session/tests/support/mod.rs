@@ -165,6 +165,10 @@ impl World {
         self.store.ledger().query(&query).unwrap()
     }
 
+    pub fn account(&self) -> Account {
+        (*self.store.in_org(ORG).get::<Account>(self.account).unwrap().unwrap()).clone()
+    }
+
     pub fn row(&self, id: Uuid) -> Session {
         (*self.store.in_org(ORG).get::<Session>(id).unwrap().unwrap()).clone()
     }

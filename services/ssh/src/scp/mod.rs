@@ -88,7 +88,7 @@ async fn open(visitor: &Visitor, text: &str, scp: Scp) -> Result<Opened, String>
         if connected.su.is_some() {
             return Err("this account is reached by switching from another one, which scp cannot do".to_owned());
         }
-        let channel = connected.peer.exec(text.as_bytes(), None).await.map_err(|e| e.to_string())?;
+        let channel = connected.peer.exec(text.as_bytes(), None, &[]).await.map_err(|e| e.to_string())?;
         Ok((row, channel))
     };
     match started.await {
