@@ -42,6 +42,14 @@ pub fn gatehouse_binary() -> PathBuf {
     path.expect("the gatehouse binary is not built: run `cargo build -p gatehouse` first (make test does)")
 }
 
+/// The Python of the environment with the foreign clients (paramiko, ansible, httpsig), which `make test` prepares.
+pub fn python() -> PathBuf {
+    std::env::var_os("GATEHOUSE_TEST_PYTHON").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/gatehouse/venv/bin/python"),
+        PathBuf::from,
+    )
+}
+
 /// Waits until `probe` answers, at most `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;

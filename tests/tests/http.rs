@@ -40,8 +40,7 @@ if __name__ == '__main__':
     auth = get_auth(KeyID, SecretID)
     get_user_info(jms_url, auth)
 "#;
-    let python = std::env::var("GATEHOUSE_TEST_PYTHON")
-        .unwrap_or_else(|_| format!("{}/.cache/gatehouse/venv/bin/python", std::env::var("HOME").unwrap()));
+    let python = gatehouse_tests::python();
     let run = |secret: &str| {
         let mut command = Command::new(&python);
         command.args(["-W", "ignore", "-c", script, &world.base(), key["id"].as_str().unwrap(), secret]);

@@ -185,3 +185,30 @@ async fn a_lost_key_file_is_recovered_with_the_words_and_an_administrator_gets_b
     assert_ne!(password, ADMIN_PASSWORD);
     drop(world);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_verified_by_a_foreign_program_with_the_public_key_alone() {
+    let (world, _sshd) = recorded().await;
+    let report = run_limited(&mut world.cli(&["ledger", "verify", "--json"]), b"", LIMIT).ok();
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    let key = report["keys"].as_object().unwrap().keys().next().unwrap().clone();
+    let export = world.dir.path().join("ledger.jsonl");
+    let out = export.to_str().unwrap();
+    run_limited(&mut world.cli(&["ledger", "export", "--out", out]), b"", LIMIT).ok();
+    let verify = |key: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/verify_export.py");
+        let mut command = std::process::Command::new(gatehouse_tests::python());
+        run_limited(command.arg(script).arg(&export).arg(key), b"", LIMIT)
+    };
+    let done = verify(&key).ok();
+    assert!(done.text().contains(&format!("{} entries", report["entries"])), "{done:?}");
+    assert_eq!(verify(&"0".repeat(64)).code, Some(1), "another key");
+    let good = fs::read_to_string(&export).unwrap();
+    for (from, to) in [("walter-quince", "walter-quinze"), ("\"seq\":2,", "\"seq\":3,")] {
+        fs::write(&export, good.replacen(from, to, 1)).unwrap();
+        assert_eq!(verify(&key).code, Some(1), "{from} became {to}");
+    }
+    let cut: Vec<&str> = good.lines().collect();
+    fs::write(&export, cut[..cut.len() - 1].join("\n")).unwrap();
+    assert_eq!(verify(&key).code, Some(1), "cut");
+}

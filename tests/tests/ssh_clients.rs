@@ -248,11 +248,7 @@ async fn plink_runs_a_command() {
 }
 
 fn python(script: &str, args: &[&str]) -> Command {
-    let python = std::env::var("GATEHOUSE_TEST_PYTHON").unwrap_or_else(|_| {
-        let home = std::env::var("HOME").unwrap();
-        format!("{home}/.cache/gatehouse/venv/bin/python")
-    });
-    let mut command = Command::new(python);
+    let mut command = Command::new(gatehouse_tests::python());
     command.args(["-c", script]).args(args);
     command
 }
@@ -280,9 +276,7 @@ print(len(b.getvalue())); c.close()
 #[tokio::test(flavor = "multi_thread")]
 async fn ansible_pings_the_asset_through_the_gateway() {
     let s = stage().await;
-    let python = std::env::var("GATEHOUSE_TEST_PYTHON")
-        .unwrap_or_else(|_| format!("{}/.cache/gatehouse/venv/bin/python", std::env::var("HOME").unwrap()));
-    let ansible = std::path::Path::new(&python).with_file_name("ansible");
+    let ansible = gatehouse_tests::python().with_file_name("ansible");
     let dir = tempfile::tempdir().unwrap();
     let inventory = format!(
         "web1 ansible_host=127.0.0.1 ansible_port={} ansible_user={} ansible_password={USER_PASSWORD} \
