@@ -1,11 +1,15 @@
 //! One-shot commands (`ssh host command`): judged before anything is opened at the asset, recorded in both directions, with
 //! exit status, exit signal and standard error kept apart. What must not be here: terminals (see `shell`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use bytes::Bytes;
 use gatehouse_model::grant::Actions;
 use gatehouse_model::session::SessionType;
 use gatehouse_session::{Admission, Ending, ExecRow, OpenSpec, SessionHandle, Stop};
 use russh::Sig;
+use tokio::time::{Instant, timeout_at};
 
 use crate::asset::{self, AssetEvent, AssetReader, AssetWriter};
 use crate::i18n::{Lang, Text};
@@ -199,8 +203,9 @@ async fn splice(
 ) -> Exit {
     let mut kept = Kept { bytes: Vec::new(), limit: session.output_limit(), cut: false };
     let side = {
-        let down = down(session, &mut from, writer, &mut kept);
-        let up = up(session, reader, writer, &to, lines, lang);
+        let ended = AtomicBool::new(false);
+        let down = down(session, &mut from, writer, &mut kept, &ended);
+        let up = up(session, reader, writer, &to, lines, &ended, lang);
         tokio::pin!(down);
         tokio::pin!(up);
         tokio::select! {
@@ -227,16 +232,40 @@ async fn splice(
     }
 }
 
-async fn down(session: &SessionHandle, from: &mut AssetReader, user: &UserWriter, kept: &mut Kept) -> Side {
+/// How long the end of the output waits for the exit status while the user could still send something.
+const EOF_WAITS: Duration = Duration::from_secs(1);
+
+/// The end of the output is passed on with the exit status, which usually follows at once: a client that has sent all it
+/// had closes the channel as soon as it sees that end, and the status would be lost. `ended` says that the user sent all.
+async fn down(
+    session: &SessionHandle,
+    from: &mut AssetReader,
+    user: &UserWriter,
+    kept: &mut Kept,
+    ended: &AtomicBool,
+) -> Side {
     let mut exit = Exit::Unknown;
+    let mut held: Option<Instant> = None;
     loop {
-        let (code, data) = match from.next().await {
+        let event = match held {
+            Some(until) if !ended.load(Ordering::Relaxed) => match timeout_at(until, from.next()).await {
+                Ok(event) => event,
+                Err(_) if ended.load(Ordering::Relaxed) => continue,
+                Err(_) => {
+                    held = None;
+                    if user.eof().await.is_err() {
+                        return Side::User;
+                    }
+                    continue;
+                }
+            },
+            _ => from.next().await,
+        };
+        let (code, data) = match event {
             Some(AssetEvent::Data(data)) => (None, data),
             Some(AssetEvent::Extended(code, data)) => (Some(code), data),
             Some(AssetEvent::Eof) => {
-                if user.eof().await.is_err() {
-                    return Side::User;
-                }
+                held = Some(Instant::now() + EOF_WAITS);
                 continue;
             }
             Some(other) => {
@@ -267,6 +296,7 @@ async fn up(
     user: &UserWriter,
     to: &AssetWriter,
     mut lines: Option<Vec<u8>>,
+    ended: &AtomicBool,
     lang: Lang,
 ) -> Side {
     let mut control = session.control();
@@ -294,6 +324,7 @@ async fn up(
                 to.data(data).await
             }
             UserInput::Eof => {
+                ended.store(true, Ordering::Relaxed);
                 // A last line without its end.
                 let rest = match &mut lines {
                     Some(held) if !held.is_empty() => script(session, user, held, b"\n", lang).await,

@@ -58,7 +58,10 @@ async fn open(visitor: &Visitor, wish: &Wish) -> Result<(Connected, gatehouse_di
     if connected.session.marker(format!("tunnel to {}:{}", wish.host, wish.port)).await.is_err() {
         return Err(prohibited("the session ended while it was being opened"));
     }
-    match connected.peer.open_direct_tcpip(&wish.host, wish.port, ("127.0.0.1", 0)).await {
+    // The asset need not know the name that it has here.
+    let by_name = wish.host.eq_ignore_ascii_case(&pick.asset.name);
+    let host = if by_name { pick.asset.address.as_str() } else { wish.host.as_str() };
+    match connected.peer.open_direct_tcpip(host, wish.port, ("127.0.0.1", 0)).await {
         Ok(tunnel) => Ok((connected, tunnel)),
         Err(error) => {
             connected.session.close(Ending::connect_failed(error.to_string())).await;
