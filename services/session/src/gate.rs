@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::admit::Admission;
 use crate::command::{Confidence, Finished, Kind, Observed, Options, Tracker};
 use crate::handle::{SessionHandle, Stop};
+use crate::paste::{PASTE_END, PasteTail};
 use crate::rows::CommandDraft;
 
 /// Commands whose end has not been seen yet, beyond which the oldest row is written without output.
@@ -113,37 +114,6 @@ struct State {
     last_output: Option<Instant>,
     /// What is left of a paste of which a line was refused.
     paste: Option<PasteTail>,
-}
-
-/// How a terminal ends a bracketed paste.
-const PASTE_END: &[u8] = b"\x1b[201~";
-/// A paste whose end does not come has ended when nothing has come for this long: a lost end must not lock a keyboard.
-const PASTE_PAUSE: Duration = Duration::from_secs(2);
-
-/// Swallows the rest of a bracketed paste, in as many slices as it comes.
-struct PasteTail {
-    /// Bytes of [`PASTE_END`] seen.
-    matched: usize,
-    last: Instant,
-}
-
-impl PasteTail {
-    /// Where the bytes after the paste begin; `None` when all of them belong to it.
-    fn end(&mut self, data: &[u8], now: Instant) -> Option<usize> {
-        if now.saturating_duration_since(self.last) >= PASTE_PAUSE {
-            return Some(0);
-        }
-        self.last = now;
-        for (at, byte) in data.iter().enumerate() {
-            // Its first byte occurs only once in it, so a mismatch can only be a new beginning.
-            let fits = PASTE_END.get(self.matched) == Some(byte);
-            self.matched = if fits { self.matched + 1 } else { usize::from(PASTE_END.first() == Some(byte)) };
-            if self.matched == PASTE_END.len() {
-                return Some(at + 1);
-            }
-        }
-        None
-    }
 }
 
 /// The gate of one interactive session. Cheap to clone: one task feeds what the asset shows, another what the user types.
@@ -264,7 +234,7 @@ impl Gate {
                 let mut state = self.state.lock();
                 let bytes = state.tracker.reject(Instant::now());
                 if bytes.starts_with(PASTE_END) {
-                    state.paste = Some(PasteTail { matched: 0, last: Instant::now() });
+                    state.paste = Some(PasteTail::new(Instant::now()));
                 }
                 bytes
             };

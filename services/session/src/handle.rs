@@ -497,11 +497,13 @@ async fn finish(core: &Core, shared: &Arc<Shared>, mut ending: Ending) {
         ending.reason = reason;
     }
     shared.screen.lock().end(shared.elapsed(), &ending.reason);
-    // Commands and files of the session come before its end.
-    if core.auditor().flush().await.is_err() {
+    // Commands and files of the session come before its end. Its recording's seal does not depend on them: both reach the
+    // disk at the same time, because the user's client waits for it.
+    let (audited, sealed) = tokio::join!(core.auditor().flush(), shared.recorder.clone().close());
+    if audited.is_err() {
         tracing::warn!(session = %shared.id(), "a session ends while the audit queue is closed");
     }
-    let (replay, error) = match shared.recorder.clone().close().await {
+    let (replay, error) = match sealed {
         Ok(sealed) => (
             Some(Replay {
                 file: sealed.file,

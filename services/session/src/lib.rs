@@ -20,6 +20,7 @@ mod hostkeys;
 mod lastlogin;
 mod live;
 mod open;
+mod paste;
 mod probe;
 mod readmodel;
 mod recover;

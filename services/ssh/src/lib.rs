@@ -16,6 +16,7 @@ mod i18n;
 mod limits;
 mod menu;
 mod names;
+mod offer;
 pub mod scp;
 mod server;
 pub mod sftp;

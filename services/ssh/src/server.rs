@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use gatehouse_dial::{ReadAhead, cpu_prefers_aes, flow};
+use gatehouse_dial::{ReadAhead, flow};
 use gatehouse_identity::Identity;
 use gatehouse_session::Core;
-use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
+use russh::SshId;
+use russh::keys::{HashAlg, PrivateKey};
 use russh::server::Config;
-use russh::{Preferred, SshId, cipher, compression, kex, mac};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -26,6 +26,7 @@ use crate::auth::Login;
 use crate::handler::Connection;
 use crate::hostkey::{self, HostKeyError};
 use crate::limits::{Gatekeeper, Limits};
+use crate::offer::Offers;
 
 /// Largest packet that we accept, bytes of payload.
 const MAX_PACKET: u32 = 32 * 1024;
@@ -69,7 +70,7 @@ pub struct SshGateway {
     core: Core,
     identity: Identity,
     config: SshConfig,
-    server: Arc<Config>,
+    offers: Arc<Offers>,
     fingerprints: Arc<Vec<String>>,
 }
 
@@ -82,7 +83,8 @@ impl SshGateway {
         let keys = hostkey::load_or_create(core.store()).await?;
         let fingerprints =
             keys.iter().map(|k| format!("{} {}", k.algorithm(), k.fingerprint(HashAlg::Sha256))).collect();
-        Ok(Self { core, identity, config, server: Arc::new(server_config(keys)), fingerprints: Arc::new(fingerprints) })
+        let offers = Arc::new(Offers::new(|| server_config(keys.clone())));
+        Ok(Self { core, identity, config, offers, fingerprints: Arc::new(fingerprints) })
     }
 
     /// `algorithm SHA256:...` of each host key, to be shown to whoever connects for the first time.
@@ -145,14 +147,20 @@ impl SshGateway {
         let (grace, proven) = Grace::new();
         let login = Login::new(self.identity.clone(), peer.ip().to_canonical());
         let connection = Connection::new(login, self.core.clone(), place, grace);
-        let stream = ReadAhead::new(Severable::new(stream, cut.clone()));
-        let (server, patience) = (Arc::clone(&self.server), self.config.login_grace);
+        let severed = cut.clone();
+        let (offers, patience) = (Arc::clone(&self.offers), self.config.login_grace);
         tasks.spawn(async move {
             let served = async {
-                match russh::server::run_stream(server, stream, connection).await {
+                let offered = offers.choose(&stream, peer.ip()).await;
+                let stream = ReadAhead::new(Severable::new(stream, severed));
+                let result = match russh::server::run_stream(Arc::clone(&offered), stream, connection).await {
                     Ok(running) => running.await,
                     Err(error) => Err(error),
+                };
+                if let Err(error) = &result {
+                    offers.note(peer.ip(), &offered, error);
                 }
+                result
             };
             tokio::pin!(served);
             let in_time = async {
@@ -183,6 +191,7 @@ fn passes(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(23 | 24))
 }
 
+/// All but the algorithms (see [`Offers`]).
 fn server_config(keys: Vec<PrivateKey>) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Borrowed("SSH-2.0-Gatehouse")),
@@ -195,7 +204,6 @@ fn server_config(keys: Vec<PrivateKey>) -> Config {
         maximum_packet_size: MAX_PACKET,
         channel_buffer_size: UNUSED_QUEUE,
         event_buffer_size: EVENTS,
-        preferred: preferred(),
         max_auth_attempts: MAX_AUTH_ATTEMPTS,
         // Sessions end by policy, connections by keepalive.
         inactivity_timeout: None,
@@ -203,41 +211,6 @@ fn server_config(keys: Vec<PrivateKey>) -> Config {
         keepalive_max: 3,
         nodelay: true,
         ..Config::default()
-    }
-}
-
-/// What the server offers decides, because OpenSSH's clients put ChaCha20 first: on a CPU with AES it is left out.
-fn preferred() -> Preferred {
-    const AES: &[cipher::Name] = &[cipher::AES_256_GCM, cipher::AES_256_CTR, cipher::AES_192_CTR, cipher::AES_128_CTR];
-    const ALL: &[cipher::Name] = &[
-        cipher::CHACHA20_POLY1305,
-        cipher::AES_256_GCM,
-        cipher::AES_256_CTR,
-        cipher::AES_192_CTR,
-        cipher::AES_128_CTR,
-    ];
-    const KEX: &[kex::Name] = &[
-        kex::MLKEM768X25519_SHA256,
-        kex::CURVE25519,
-        kex::CURVE25519_PRE_RFC_8731,
-        kex::DH_G16_SHA512,
-        kex::DH_G14_SHA256,
-        kex::EXTENSION_SUPPORT_AS_SERVER,
-        kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
-    ];
-    const MAC: &[mac::Name] = &[mac::HMAC_SHA512_ETM, mac::HMAC_SHA256_ETM, mac::HMAC_SHA512, mac::HMAC_SHA256];
-    Preferred {
-        kex: Cow::Borrowed(KEX),
-        key: Cow::Borrowed(&[
-            Algorithm::Ed25519,
-            Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-            Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-            Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
-        ]),
-        cipher: Cow::Borrowed(if cpu_prefers_aes() { AES } else { ALL }),
-        mac: Cow::Borrowed(MAC),
-        compression: Cow::Borrowed(&[compression::NONE]),
-        ..Preferred::DEFAULT
     }
 }
 

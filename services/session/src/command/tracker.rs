@@ -3,6 +3,7 @@
 //! What lives here: the two streams, when a line starts, when its Enter is held and may be judged. What must not: how the
 //! screen is read (`extract`), what keys mean (`lineedit`), what prompts look like (`prompt`).
 
+mod look;
 mod running;
 mod verdict;
 
@@ -17,7 +18,7 @@ use running::Running;
 use verdict::{Verdict, fingerprint, same, tail};
 
 use super::{
-    Candidate, Confidence, Finished, InputStep, Kind, Observed, Options,
+    Candidate, InputStep, Kind, Observed, Options,
     extract::{self, LineStart, Reading, Via},
     lineedit::{Effect, LineEdit},
     prompt,
@@ -382,94 +383,6 @@ impl Tracker {
     fn sent(&mut self, now: Instant) {
         self.last_input = Some(now);
         self.answered = false;
-    }
-
-    // Looking at output
-
-    fn may_skim(&mut self) -> bool {
-        if self.line.is_some() || self.gate.is_some() || self.since_input <= CLOSE_LOOK {
-            return false;
-        }
-        let state = self.terminal.state_mut();
-        state.capture = state.capture.take().filter(|capture| !capture.armed);
-        let collector = &mut state.primary().collector;
-        if collector.wants() && self.since_input <= PATIENCE {
-            return false;
-        }
-        if collector.wants() {
-            collector.cut = true;
-        }
-        true
-    }
-
-    fn skim(&mut self, bytes: &[u8]) {
-        if bytes.len() >= TAIL {
-            let pending = std::mem::take(&mut self.pending);
-            self.terminal.skim(&pending);
-            self.pending = pending;
-            self.pending.clear();
-            let (head, tail) = bytes.split_at(bytes.len() - TAIL);
-            self.terminal.skim(head);
-            self.pending.extend_from_slice(tail);
-        } else {
-            if self.pending.len() + bytes.len() > 2 * TAIL {
-                let head = self.pending.len().saturating_sub(TAIL);
-                self.terminal.skim(self.pending.get(..head).unwrap_or_default());
-                self.pending.drain(..head);
-            }
-            self.pending.extend_from_slice(bytes);
-        }
-    }
-
-    /// Show what was put off.
-    fn look(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let pending = std::mem::take(&mut self.pending);
-        self.terminal.feed(&pending);
-        self.note_full_screen();
-    }
-
-    fn note_full_screen(&mut self) {
-        let alternate = self.terminal.state().alternate();
-        if alternate != self.was_alternate {
-            self.was_alternate = alternate;
-            self.multiplexer =
-                alternate && self.running.as_ref().is_some_and(|running| prompt::multiplexes(&running.text));
-            // A line cannot go on from one screen to the other.
-            self.line = None;
-            self.events.push(Observed::FullScreen(alternate));
-        }
-    }
-
-    /// The shell left the line that is edited, and no Enter was let through.
-    fn note_unasked(&mut self) {
-        let state = self.terminal.state_mut();
-        if state.open.as_ref().is_none_or(|open| open.armed) {
-            return;
-        }
-        let Some(reading) = state.open.take().and_then(|open| open.result) else { return };
-        let text = reading.text.trim_end();
-        if self.gate.is_some() || self.line.is_none() || text.trim().is_empty() || reading.via == Via::Guess {
-            return;
-        }
-        let (row, prompt) = self.line_head(0);
-        self.finish(row, &prompt);
-        self.events.push(Observed::Finished(Finished {
-            id: None,
-            text: text.to_owned(),
-            output: String::new(),
-            output_cut: false,
-            started_pos: self.pos,
-            ended_pos: self.pos,
-            confidence: Confidence::Echoed,
-            kind: Kind::Shell,
-            prompt: reading.prompt,
-            unjudged: true,
-        }));
-        self.typed.reset();
-        self.forget_line();
     }
 
     // Lines
