@@ -460,3 +460,36 @@ async fn garbage_costs_the_gateway_nothing() {
     assert_eq!(output(ssh).await.0, "alive\n");
     assert_eq!(world.core.live().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn language_settings_reach_the_asset_and_nothing_else_does() {
+    let world = World::new().await;
+    let set = ["-o", "SetEnv=LANG=de_DE.UTF-8 LC_TIME=ja_JP.UTF-8 LD_PRELOAD=/tmp/x LC_A;b=c"];
+    let script = "echo \"$LANG|$LC_TIME|$LD_PRELOAD\"; env | grep -c ';b='";
+    for terminal in [&[][..], &["-tt"]] {
+        let mut ssh = world.ssh(&world.direct(), &[&set[..], terminal].concat());
+        ssh.arg(script);
+        let (stdout, stderr, _) = output(ssh).await;
+        let lines: Vec<&str> = stdout.lines().map(str::trim_end).collect();
+        assert_eq!(lines, ["de_DE.UTF-8|ja_JP.UTF-8|", "0"], "{terminal:?} {stderr}");
+    }
+}
+
+/// The cipher that OpenSSH's client says it agreed on, if any.
+async fn agreed(world: &World, options: &[&str]) -> Option<String> {
+    let mut ssh = world.ssh(&world.direct(), &[&["-v"], options].concat());
+    ssh.arg("true");
+    let (_, stderr, _) = output(ssh).await;
+    let line = stderr.lines().find(|l| l.contains("server->client cipher:"))?;
+    line.split("cipher: ").nth(1)?.split_whitespace().next().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssh_gets_the_fast_cipher_and_one_that_does_not_take_it_gets_in_at_the_second_attempt() {
+    let world = World::new().await;
+    if gatehouse_dial::cpu_prefers_aes() {
+        assert!(agreed(&world, &[]).await.is_some_and(|cipher| cipher.ends_with("-gcm@openssh.com")));
+        assert_eq!(agreed(&world, &["-c", "aes256-ctr"]).await, None);
+    }
+    assert_eq!(agreed(&world, &["-c", "aes256-ctr"]).await.as_deref(), Some("aes256-ctr"));
+}

@@ -64,7 +64,7 @@ async fn sshd(dir: &Path, port: u16) -> Child {
     let config = format!(
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {d}/asset_host\nAuthorizedKeysFile {d}/authorized\n\
          StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n\
-         Subsystem sftp internal-sftp\nMaxStartups 100\nAcceptEnv LANG\nPrintMotd no\nPrintLastLog no\n",
+         Subsystem sftp internal-sftp\nMaxStartups 100\nAcceptEnv *\nPrintMotd no\nPrintLastLog no\n",
         d = dir.display()
     );
     std::fs::write(dir.join("sshd_config"), config).unwrap();
