@@ -3,11 +3,13 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::Resource;
 use super::field::{Field, Kind};
+use super::probe;
 use super::related::Target;
 use super::values::{as_id, read_date};
 use crate::guard::Call;
@@ -118,7 +120,7 @@ impl Plan {
         let mut plan = Self { limit: DEFAULT_PAGE, newest_first: resource.newest_first, ..Self::default() };
         plan.page(query.filled("limit"), query.filled("offset"))?;
         if let Some(terms) = query.filled("search").or_else(|| query.filled("q")) {
-            plan.terms = terms.split([',', ' ']).filter(|t| !t.is_empty()).take(8).map(str::to_lowercase).collect();
+            plan.terms = words(terms);
             plan.search.clone_from(&resource.search);
         }
         for name in query.filled("order").into_iter().flat_map(|o| o.split(',')).take(4) {
@@ -163,6 +165,39 @@ impl Plan {
         Ok(())
     }
 
+    /// Lower-case words that each must be in one of the search fields.
+    pub fn terms(&self) -> &[String] {
+        &self.terms
+    }
+
+    /// The field to sort by and whether downwards; `None` when there are several.
+    pub fn single_order(&self) -> Option<(&'static str, bool)> {
+        match self.order.as_slice() {
+            [one] => Some((one.source, one.descending)),
+            _ => None,
+        }
+    }
+
+    /// Whether a record meets the field conditions; search and the hooks' own filters are not asked.
+    pub fn admits<T: Serialize>(&self, record: &T) -> bool {
+        if self.conditions.is_empty() {
+            return true;
+        }
+        let names: Vec<&str> = self.conditions.iter().map(|c| c.source).collect();
+        self.conditions.iter().zip(&probe::fields(record, &names)).all(|(c, v)| c.holds(v))
+    }
+
+    pub fn has_conditions(&self) -> bool {
+        !self.conditions.is_empty()
+    }
+
+    /// Texts that every matching record has in one of these fields, without regard to case: for a cheap first look.
+    pub fn hints<'p>(&'p self, fields: &'p [&str]) -> impl Iterator<Item = String> + 'p {
+        use Lookup::{Contains, EndsWith, Exact, IExact, StartsWith};
+        let textual = |c: &&Condition| matches!(c.lookup, Exact | IExact | Contains | StartsWith | EndsWith);
+        self.conditions.iter().filter(textual).filter(|c| fields.contains(&c.source)).map(|c| c.lower.clone())
+    }
+
     /// Stored keys that matching and sorting need, in the order of `fields`.
     pub fn probed(&self) -> Vec<&'static str> {
         let searched: &[&'static str] = if self.terms.is_empty() { &[] } else { &self.search };
@@ -199,6 +234,11 @@ impl Plan {
         }
         Ordering::Equal
     }
+}
+
+/// What a search asks for: words between blanks and commas, in lower case, at most eight.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    text.split([',', ' ']).filter(|t| !t.is_empty()).take(8).map(str::to_lowercase).collect()
 }
 
 fn key(value: &Value, date: bool) -> Key {

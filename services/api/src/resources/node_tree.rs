@@ -1,11 +1,11 @@
 //! What the asset tree's menu does: children, trees for the UI, assets into and out of nodes, counts (S05-S07).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use axum::http::StatusCode;
 use gatehouse_model::asset::{Asset, Category, Node, Platform};
 use gatehouse_model::builtin;
-use gatehouse_model::directory::CountDrift;
+use gatehouse_model::directory::{AssetQuery, CountDrift, Place};
 use gatehouse_model::nodes::{self, Author};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::audit::{Action, Operation};
 use crate::engine::change::Change;
 use crate::engine::list;
+use crate::engine::plan::MAX_PAGE;
 use crate::engine::reader::Scope;
 use crate::engine::values::as_id;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
@@ -214,7 +215,8 @@ async fn tree(call: Call) -> Answer {
     let reader = call.reader();
     let nodes = reader.list::<Node>()?;
     let key = call.query.filled("key");
-    let is_parent = |n: &Node| nodes.iter().any(|c| c.org_id == n.org_id && c.parent_key() == Some(n.key.as_str()));
+    let parents: HashSet<(Uuid, &str)> = nodes.iter().filter_map(|n| Some((n.org_id, n.parent_key()?))).collect();
+    let is_parent = |n: &Node| parents.contains(&(n.org_id, n.key.as_str()));
     let mut level: Vec<_> = nodes
         .iter()
         .filter(|n| match key {
@@ -235,8 +237,14 @@ async fn tree(call: Call) -> Answer {
         && let Some(key) = key
         && let Some(node) = nodes.iter().find(|n| n.key == key && call.scope.contains(n.org_id))
     {
-        for asset in reader.list::<Asset>()?.iter().filter(|a| a.nodes.contains(&node.id)).take(1_000) {
-            rows.push(asset_row(asset, reader.get::<Platform>(asset.platform)?.as_deref(), key));
+        let query = AssetQuery {
+            place: Place::Node { node: node.id, descendants: false },
+            limit: MAX_PAGE,
+            ..AssetQuery::default()
+        };
+        let page = call.app.with_directory(|d| d.all_assets(node.org_id, &query));
+        for listed in &page.items {
+            rows.push(asset_row(&listed.asset, reader.get::<Platform>(listed.asset.platform)?.as_deref(), key));
         }
     }
     Ok(list::ok(&json!(rows)))
@@ -245,10 +253,12 @@ async fn tree(call: Call) -> Answer {
 async fn by_type(call: Call) -> Answer {
     let reader = call.reader();
     let platforms = reader.list::<Platform>()?;
-    let mut counts = std::collections::HashMap::<Uuid, u32>::new();
-    for asset in reader.list::<Asset>()? {
-        *counts.entry(asset.platform).or_default() += 1;
-    }
+    let counts: HashMap<Uuid, u32> = call
+        .app
+        .with_directory(|d| d.platform_counts(call.scope.id()))
+        .into_iter()
+        .map(|(platform, n)| (platform, u32::try_from(n).unwrap_or(u32::MAX)))
+        .collect();
     let mut rows = Vec::new();
     for category in Category::ALL {
         let of_category: Vec<_> = platforms.iter().filter(|p| p.category == *category).collect();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::node_tree::{asset_row, tree_row};
 use crate::engine::list;
-use crate::engine::plan::{DEFAULT_PAGE, MAX_PAGE};
+use crate::engine::plan::{DEFAULT_PAGE, MAX_PAGE, words};
 use crate::engine::values::show_date;
 use crate::guard::{Answer, Call, Doc, Need, Routes};
 use crate::problem::Problem;
@@ -23,7 +23,7 @@ pub(crate) fn routes(routes: &mut Routes) {
         ("search", "in name, address and comment"),
         ("limit", "rows of a page"),
         ("offset", "rows to skip"),
-        ("order", "name or address"),
+        ("order", "name or address; - before it descends"),
     ];
     // The same routes twice: about oneself, and about somebody for those who may look.
     for (who, need) in [("self", own), ("{user}", other)] {
@@ -98,13 +98,19 @@ fn number(call: &Call, key: &str) -> Option<usize> {
 fn page(call: &Call, place: Place) -> Result<Page, Problem> {
     let user = subject(call)?;
     let query = AssetQuery {
-        text: call.query.filled("search").or_else(|| call.query.filled("q")).unwrap_or("").to_owned(),
+        words: words(call.query.filled("search").or_else(|| call.query.filled("q")).unwrap_or("")),
         place,
         category: call.query.filled("category").and_then(|c| c.parse().ok()),
         protocol: call.query.filled("protocol").map(str::to_owned),
-        order: if call.query.filled("order") == Some("address") { AssetOrder::Address } else { AssetOrder::Name },
+        order: match call.query.filled("order") {
+            Some("address") => AssetOrder::Address,
+            Some("-address") => AssetOrder::AddressDown,
+            Some("-name") => AssetOrder::NameDown,
+            _ => AssetOrder::Name,
+        },
         offset: number(call, "offset").unwrap_or(0),
         limit: number(call, "limit").unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE),
+        ..AssetQuery::default()
     };
     let now = call.app.now();
     Ok(call.app.with_directory(|d| d.my_assets(user, org(call), &query, now)))
@@ -282,15 +288,17 @@ async fn grant_users(call: Call) -> Answer {
 
 async fn grant_assets(call: Call) -> Answer {
     let grant = grant(&call)?;
-    let mut inside = Vec::new();
-    for node in &grant.nodes {
-        inside.extend(super::assets::nodes_under(&call.reader(), *node, true)?);
-    }
-    let assets = call.reader().list::<Asset>()?;
+    let assets = call.app.with_directory(|d| {
+        let direct = grant.assets.iter().filter_map(|id| d.asset(*id)).cloned();
+        let mut found: Vec<Arc<Asset>> =
+            grant.nodes.iter().flat_map(|node| d.node_assets(*node, true)).chain(direct).collect();
+        found.sort_by_key(|a| a.id);
+        found.dedup_by_key(|a| a.id);
+        found
+    });
     let rows: Vec<Value> = assets
         .iter()
         .filter(|a| a.org_id == grant.org_id)
-        .filter(|a| grant.assets.contains(&a.id) || a.nodes.iter().any(|n| inside.contains(n)))
         .take(10_000)
         .map(|a| json!({"asset": a.id, "asset_display": format!("{}({})", a.name, a.address)}))
         .collect();

@@ -67,6 +67,8 @@ pub(super) struct Assets {
     free: Vec<u32>,
     pub(super) by_name: BTreeSet<ByName>,
     pub(super) by_address: BTreeSet<ByAddress>,
+    by_org: HashMap<Uuid, Slots>,
+    by_platform: HashMap<Uuid, Slots>,
 }
 
 impl Assets {
@@ -102,8 +104,7 @@ impl Assets {
 
     /// A new version of the asset in the same slot.
     pub(super) fn replace(&mut self, old: &Arc<Entry>, asset: Arc<Asset>) {
-        self.by_name.remove(&ByName(Arc::clone(old)));
-        self.by_address.remove(&ByAddress(Arc::clone(old)));
+        self.leave(old);
         self.put(Entry::new(old.slot, asset));
     }
 
@@ -114,12 +115,41 @@ impl Assets {
         }
         self.by_name.insert(ByName(Arc::clone(&entry)));
         self.by_address.insert(ByAddress(Arc::clone(&entry)));
+        self.by_org.entry(entry.asset.org_id).or_default().insert_growing(entry.slot);
+        self.by_platform.entry(entry.asset.platform).or_default().insert_growing(entry.slot);
         self.by_id.insert(entry.asset.id, entry);
     }
 
-    pub(super) fn remove(&mut self, old: &Arc<Entry>) {
+    /// Out of the orders and the sets.
+    fn leave(&mut self, old: &Arc<Entry>) {
         self.by_name.remove(&ByName(Arc::clone(old)));
         self.by_address.remove(&ByAddress(Arc::clone(old)));
+        for (sets, key) in [(&mut self.by_org, old.asset.org_id), (&mut self.by_platform, old.asset.platform)] {
+            if let Some(set) = sets.get_mut(&key) {
+                set.take(old.slot);
+                if set.is_empty() {
+                    sets.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Slots of an organization's assets.
+    pub(super) fn of_org(&self, org: Uuid) -> Slots {
+        self.by_org.get(&org).cloned().unwrap_or_default()
+    }
+
+    /// Slots of the assets of a platform.
+    pub(super) fn of_platform(&self, platform: Uuid) -> Option<&Slots> {
+        self.by_platform.get(&platform)
+    }
+
+    pub(super) fn platforms(&self) -> impl Iterator<Item = (Uuid, &Slots)> {
+        self.by_platform.iter().map(|(id, slots)| (*id, slots))
+    }
+
+    pub(super) fn remove(&mut self, old: &Arc<Entry>) {
+        self.leave(old);
         self.by_id.remove(&old.asset.id);
         if let Some(place) = self.by_slot.get_mut(old.slot as usize) {
             *place = None;
@@ -141,6 +171,30 @@ impl Slots {
         if let Some(word) = self.0.get_mut(slot as usize / 64) {
             *word |= 1 << (slot % 64);
         }
+    }
+
+    /// For sets that are kept while slots are added.
+    fn insert_growing(&mut self, slot: u32) {
+        let words = slot as usize / 64 + 1;
+        if self.0.len() < words {
+            self.0.resize(words, 0);
+        }
+        self.insert(slot);
+    }
+
+    fn take(&mut self, slot: u32) {
+        if let Some(word) = self.0.get_mut(slot as usize / 64) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|w| *w == 0)
+    }
+
+    /// How many are in both.
+    pub(super) fn common(&self, other: &Self) -> usize {
+        self.0.iter().zip(&other.0).map(|(a, b)| (a & b).count_ones() as usize).sum()
     }
 
     pub(super) fn contains(&self, slot: u32) -> bool {

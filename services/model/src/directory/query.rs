@@ -1,5 +1,6 @@
 //! Lists of assets: by place in the tree, by text, in order, a page at a time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -41,10 +42,14 @@ pub enum Place {
 pub struct AssetQuery {
     /// Found in name, address or comment, without regard to case; empty is everything.
     pub text: String,
+    /// Further texts; each must be found as well.
+    pub words: Vec<String>,
     pub place: Place,
     pub category: Option<Category>,
     /// Assets that offer this protocol.
     pub protocol: Option<String>,
+    /// Assets of one of these platforms.
+    pub platforms: Option<Vec<Uuid>>,
     pub order: AssetOrder,
     pub offset: usize,
     /// How many at most; 0 counts only.
@@ -68,9 +73,9 @@ pub struct Page {
 /// The conditions of one list, prepared.
 struct Search<'q> {
     query: &'q AssetQuery,
-    finder: Option<Finder<'static>>,
+    finders: Vec<Finder<'static>>,
     slots: Option<Slots>,
-    org: Option<Uuid>,
+    keep: Option<&'q dyn Fn(&Asset) -> bool>,
 }
 
 impl Directory {
@@ -102,10 +107,25 @@ impl Directory {
 
     /// Assets of an organization, reached by somebody or not; of all organizations in the global one.
     pub fn all_assets(&self, org: Uuid, query: &AssetQuery) -> Page {
+        self.assets_where(org, query, None)
+    }
+
+    /// As [`Directory::all_assets`], of those for which `keep` holds; it is asked last.
+    pub fn assets_where(&self, org: Uuid, query: &AssetQuery, keep: Option<&dyn Fn(&Asset) -> bool>) -> Page {
         match query.place {
             Place::Ungrouped | Place::Favorite => Page { total: 0, items: Vec::new() },
-            Place::Anywhere | Place::Node { .. } => self.list(query, None, (org != org_ids::ROOT).then_some(org)),
+            Place::Anywhere | Place::Node { .. } => {
+                self.list(query, (org != org_ids::ROOT).then(|| self.assets.of_org(org)), keep)
+            }
         }
+    }
+
+    /// How many assets of the organization (of all in the global one) each platform has; platforms without are left out.
+    pub fn platform_counts(&self, org: Uuid) -> HashMap<Uuid, usize> {
+        let own = (org != org_ids::ROOT).then(|| self.assets.of_org(org));
+        let counted =
+            self.assets.platforms().map(|(id, slots)| (id, own.as_ref().map_or(slots.len(), |o| o.common(slots))));
+        counted.filter(|(_, n)| *n > 0).collect()
     }
 
     fn slots_of(&self, assets: impl Iterator<Item = Uuid>) -> Slots {
@@ -114,18 +134,24 @@ impl Directory {
         slots
     }
 
-    fn list(&self, query: &AssetQuery, mut slots: Option<Slots>, org: Option<Uuid>) -> Page {
+    fn list(&self, query: &AssetQuery, mut slots: Option<Slots>, keep: Option<&dyn Fn(&Asset) -> bool>) -> Page {
+        let mut within = |set: Slots| match &mut slots {
+            Some(slots) => slots.keep(&set),
+            None => slots = Some(set),
+        };
         if let Place::Node { node, descendants } = query.place {
-            let inside = self.nodes.get(node).map(|n| self.node_slots(n, descendants)).unwrap_or_default();
-            match &mut slots {
-                Some(slots) => slots.keep(&inside),
-                None => slots = Some(inside),
-            }
+            within(self.nodes.get(node).map(|n| self.node_slots(n, descendants)).unwrap_or_default());
+        }
+        if let Some(platforms) = &query.platforms {
+            let mut of_these = Slots::default();
+            platforms.iter().filter_map(|p| self.assets.of_platform(*p)).for_each(|set| of_these.add(set));
+            within(of_these);
         }
         // Lines separate the fields of the searched text; a searched line end must not find the seam.
-        let text = query.text.trim().to_lowercase().replace(['\n', '\r'], " ");
-        let finder = (!text.is_empty()).then(|| Finder::new(text.as_bytes()).into_owned());
-        let search = Search { query, finder, slots, org };
+        let folded = |text: &String| text.trim().to_lowercase().replace(['\n', '\r'], " ");
+        let texts = std::iter::once(&query.text).chain(&query.words).map(folded).filter(|t| !t.is_empty());
+        let finders = texts.map(|t| Finder::new(t.as_bytes()).into_owned()).collect();
+        let search = Search { query, finders, slots, keep };
         let names = &self.assets.by_name;
         let addresses = &self.assets.by_address;
         match query.order {
@@ -141,8 +167,9 @@ impl Directory {
         let end = query.offset.saturating_add(query.limit);
         // Without further conditions the size of the set is the total, and the walk ends with the page.
         let plain =
-            search.finder.is_none() && query.category.is_none() && query.protocol.is_none() && search.org.is_none();
-        let known = search.slots.as_ref().filter(|_| plain).map(Slots::len);
+            search.finders.is_empty() && query.category.is_none() && query.protocol.is_none() && search.keep.is_none();
+        let known = search.slots.as_ref().map_or_else(|| self.assets.len(), Slots::len);
+        let known = plain.then_some(known);
         let mut page = Page { total: 0, items: Vec::new() };
         for entry in entries.filter(|e| self.fits(search, e)) {
             if (query.offset..end).contains(&page.total) {
@@ -160,12 +187,12 @@ impl Directory {
     fn fits(&self, search: &Search<'_>, entry: &Entry) -> bool {
         let asset = &entry.asset;
         search.slots.as_ref().is_none_or(|slots| slots.contains(entry.slot))
-            && search.org.is_none_or(|org| asset.org_id == org)
-            && search.finder.as_ref().is_none_or(|f| f.find(entry.folded.as_bytes()).is_some())
+            && search.finders.iter().all(|f| f.find(entry.folded.as_bytes()).is_some())
             && search.query.protocol.as_ref().is_none_or(|p| asset.protocol(p).is_some())
             && search
                 .query
                 .category
                 .is_none_or(|c| self.platforms.get(&asset.platform).is_some_and(|p| p.category == c))
+            && search.keep.is_none_or(|keep| keep(asset))
     }
 }
