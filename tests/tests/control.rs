@@ -216,8 +216,8 @@ async fn an_auditor_watches_live_and_a_stuck_watcher_hurts_nobody() {
         let chunk = tokio::time::timeout(Duration::from_secs(10), watcher.chunk()).await;
         seen.push_str(&String::from_utf8_lossy(&chunk.expect("nothing to watch").unwrap().unwrap()));
     }
-    shell.send("head -c 60000000 /dev/zero | tr '\\0' 'x'; echo; echo flood-do''ne\r");
-    shell.expect_within("flood-done", Duration::from_secs(60));
+    shell.send("head -c 12000000 /dev/zero | tr '\\0' 'x'; echo; echo flood-do''ne\r");
+    shell.expect_within("flood-done", Duration::from_secs(120));
     drop((watcher, stuck));
     shell.send("exit\r");
     shell.wait_end(Duration::from_secs(20));

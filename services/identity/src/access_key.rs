@@ -16,6 +16,8 @@ use crate::{By, Identity, random};
 /// Keys of one user.
 const MAX_KEYS: usize = 64;
 const LAST_USED_EVERY: TimeDelta = TimeDelta::minutes(1);
+/// Tries of a change that something else comes in between.
+const ATTEMPTS: usize = 8;
 
 /// A key that was just made.
 pub struct NewAccessKey {
@@ -79,20 +81,29 @@ impl Identity {
         ip_group: Option<IpGroup>,
         by: &By,
     ) -> Result<AccessKey, IdentityError> {
-        let (stored, version) = self.own_key(user, key)?;
         if ip_group.as_ref().is_some_and(|g| g.0.is_empty()) {
             return Err(IdentityError::field("ip_group", "an empty list matches nothing; use * for every address"));
         }
-        let mut changed = AccessKey::clone(&stored);
-        changed.is_active = is_active.unwrap_or(changed.is_active);
-        changed.ip_group = ip_group.unwrap_or(changed.ip_group);
-        let shown = without_secret(&changed);
-        let mut batch = self.store().batch();
-        batch.update(changed, version);
-        by.write(&mut batch);
-        self.store().commit(batch).await?;
-        self.inner.windows.forget(key);
-        Ok(shown)
+        // The note of the key's last use is written beside requests and may come in between.
+        for _ in 0..ATTEMPTS {
+            let (stored, version) = self.own_key(user, key)?;
+            let mut changed = AccessKey::clone(&stored);
+            changed.is_active = is_active.unwrap_or(changed.is_active);
+            changed.ip_group = ip_group.clone().unwrap_or(changed.ip_group);
+            let shown = without_secret(&changed);
+            let mut batch = self.store().batch();
+            batch.update(changed, version);
+            by.write(&mut batch);
+            match self.store().commit(batch).await {
+                Ok(()) => {
+                    self.inner.windows.forget(key);
+                    return Ok(shown);
+                }
+                Err(StoreError::Stale { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(IdentityError::Busy)
     }
 
     pub async fn delete_access_key(&self, user: Uuid, key: Uuid, by: &By) -> Result<(), IdentityError> {

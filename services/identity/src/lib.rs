@@ -65,6 +65,7 @@ pub use http_auth::{AuthError, Authenticated, HowAuthenticated, RequestParts, SE
 pub use http_signature::SignatureError;
 pub use login::{Attempt, BeginLogin, ChangePassword, ChangeReason, Door, EnrolMfa, Method, MfaAttempt, Proof, Step};
 pub use mfa::Enrolment;
+pub use password::FirstPassword;
 pub use policy::PasswordPolicy;
 pub use random::password as random_password;
 pub use ssh_cert::CertificateError;

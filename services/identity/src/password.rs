@@ -1,12 +1,12 @@
 //! Setting passwords: by the user, by an administrator, at set-up. Every change writes the password-change log (U12) and
 //! ends everything that stood for the user until then. What must not be here: checking a password at a door (`login`).
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use gatehouse_model::ledger::{LedgerEntry, LedgerKind};
 use gatehouse_model::notice::{Notice, NoticeKind};
 use gatehouse_model::org;
 use gatehouse_model::user::{User, UserSecret, UserSource};
-use gatehouse_store::StoreError;
+use gatehouse_store::{Batch, StoreError};
 use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -32,7 +32,57 @@ pub(crate) fn blank_secret(user: Uuid) -> UserSecret {
     UserSecret { id: user, password_hash: None, password_history: Vec::new(), otp_secret: None, otp_last_step: 0 }
 }
 
+/// The password that a user is created with, hashed. Deliberately without `Debug`.
+pub struct FirstPassword {
+    hash: String,
+}
+
+fn kept_here(user: &User) -> Result<(), IdentityError> {
+    if user.source == UserSource::Local {
+        return Ok(());
+    }
+    Err(IdentityError::refused(
+        "backend_not_match",
+        format!("the password of this user is kept by {}, change it there", user.source.label()),
+    ))
+}
+
+/// The row of the password-change log (U12).
+fn password_entry(user: &User, by: &By, now: DateTime<Utc>) -> Result<LedgerEntry, IdentityError> {
+    let body = json!({
+        "user": user.display(),
+        "change_by": by.display,
+        "remote_addr": by.remote_addr,
+        "datetime": now,
+    });
+    let mut entry =
+        LedgerEntry::new(random::id(now)?, now, Uuid::nil(), LedgerKind::PasswordChange, body).refs([user.id]);
+    entry.actor = by.id;
+    Ok(entry)
+}
+
 impl Identity {
+    /// Checks and hashes the password of a user who is about to be created; `put_first_password` stores it together with
+    /// the user.
+    pub async fn first_password(&self, user: &User, password: &str) -> Result<FirstPassword, IdentityError> {
+        kept_here(user)?;
+        self.password_policy(user)?.check(password, user)?;
+        Ok(FirstPassword { hash: self.inner.hasher.hash(password).await? })
+    }
+
+    /// Adds a first password to the batch that creates the user. The caller sets `date_password_last_updated`.
+    pub fn put_first_password(
+        &self,
+        first: FirstPassword,
+        user: &User,
+        by: &By,
+        batch: &mut Batch,
+    ) -> Result<(), IdentityError> {
+        batch.insert(UserSecret { password_hash: Some(first.hash), ..blank_secret(user.id) });
+        batch.audit(password_entry(user, by, self.now())?);
+        Ok(())
+    }
+
     /// Whether stricter rules for administrators hold for a user: one of the built-in administrator roles, or a role
     /// that may do everything.
     pub fn is_admin(&self, user: &User) -> Result<bool, IdentityError> {
@@ -115,12 +165,7 @@ impl Identity {
         by: &By,
     ) -> Result<(), IdentityError> {
         let user = self.user(id)?;
-        if user.source != UserSource::Local {
-            return Err(IdentityError::refused(
-                "backend_not_match",
-                format!("the password of this user is kept by {}, change it there", user.source.label()),
-            ));
-        }
+        kept_here(&user)?;
         let settings = self.settings()?;
         self.password_policy(&user)?.check(new, &user)?;
         let history = usize::from(settings.old_password_history_limit_count).min(MAX_HISTORY);
@@ -165,16 +210,7 @@ impl Identity {
             changed.meta.updated_by.clone_from(&by.display);
             batch.update(changed, version);
             self.sign_out_in(id, keep, &mut batch)?;
-            let body = json!({
-                "user": user.display(),
-                "change_by": by.display,
-                "remote_addr": by.remote_addr,
-                "datetime": now,
-            });
-            let mut entry =
-                LedgerEntry::new(random::id(now)?, now, Uuid::nil(), LedgerKind::PasswordChange, body).refs([id]);
-            entry.actor = by.id;
-            batch.audit(entry);
+            batch.audit(password_entry(&user, by, now)?);
             by.write(&mut batch);
             match self.store().commit(batch).await {
                 Ok(()) => return Ok(()),

@@ -93,27 +93,8 @@ pub struct GeneratedKey {
 impl Identity {
     /// Adds a public key to a user.
     pub async fn add_ssh_key(&self, user: Uuid, name: &str, line: &str, by: &By) -> Result<SshKey, IdentityError> {
-        let parsed = parse_public_key(line).map_err(|e| IdentityError::field("public_key", e.to_string()))?;
         let account = self.user(user)?;
-        if self.ssh_keys(user)?.len() >= MAX_KEYS {
-            return Err(IdentityError::field("public_key", format!("a user can have {MAX_KEYS} keys")));
-        }
-        let now = self.now();
-        let name = match (name.trim(), parsed.comment.trim()) {
-            ("", "") => parsed.fingerprint.as_str(),
-            ("", comment) => comment,
-            (name, _) => name,
-        };
-        let record = SshKey {
-            id: random::id(now)?,
-            user,
-            name: name.chars().take(128).collect(),
-            public_key: parsed.line,
-            fingerprint: parsed.fingerprint,
-            is_active: true,
-            date_last_used: None,
-            meta: Meta::new(&by.display, now),
-        };
+        let record = self.new_ssh_key(user, name, line, by)?;
         let mut batch = self.store().batch();
         batch.insert(record.clone());
         by.write(&mut batch);
@@ -127,12 +108,42 @@ impl Identity {
             }
             Err(other) => return Err(other.into()),
         }
-        self.tell(
-            account.id,
-            "An SSH key was added",
-            format!("The key {} was added to your account by {}.", record.fingerprint, by.display),
-        );
+        self.tell_of_key(account.id, &record, by);
         Ok(record)
+    }
+
+    /// A checked key that is stored nowhere yet: for the batch that creates or changes the user. That another user has the
+    /// key shows as a conflict of the index `fingerprint` when it is committed; `tell_of_key` follows.
+    pub fn new_ssh_key(&self, user: Uuid, name: &str, line: &str, by: &By) -> Result<SshKey, IdentityError> {
+        let parsed = parse_public_key(line).map_err(|e| IdentityError::field("public_key", e.to_string()))?;
+        if self.ssh_keys(user)?.len() >= MAX_KEYS {
+            return Err(IdentityError::field("public_key", format!("a user can have {MAX_KEYS} keys")));
+        }
+        let now = self.now();
+        let name = match (name.trim(), parsed.comment.trim()) {
+            ("", "") => parsed.fingerprint.as_str(),
+            ("", comment) => comment,
+            (name, _) => name,
+        };
+        Ok(SshKey {
+            id: random::id(now)?,
+            user,
+            name: name.chars().take(128).collect(),
+            public_key: parsed.line,
+            fingerprint: parsed.fingerprint,
+            is_active: true,
+            date_last_used: None,
+            meta: Meta::new(&by.display, now),
+        })
+    }
+
+    /// Tells the user that a key was added.
+    pub fn tell_of_key(&self, user: Uuid, key: &SshKey, by: &By) {
+        self.tell(
+            user,
+            "An SSH key was added",
+            format!("The key {} was added to your account by {}.", key.fingerprint, by.display),
+        );
     }
 
     /// Makes an Ed25519 pair for a user; the private key is returned this once.
