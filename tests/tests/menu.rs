@@ -191,8 +191,12 @@ async fn sessions_start_from_the_menu_are_recorded_and_lead_back_to_it() {
     let second = choice.lines().find(|l| l.contains("second(")).unwrap().split_whitespace().next().unwrap().to_owned();
     menu.0.send(format!("{second}\r"));
     menu.0.expect("Connecting to db-beta");
+    menu.0.send("PS1='be''ta> '\r");
+    menu.0.expect("beta> ");
     menu.0.send("echo on-$((1+1))-beta\r");
     menu.0.expect("on-2-beta");
+    // Only at its prompt does the shell take Ctrl-D for its end.
+    menu.0.expect("beta> ");
     menu.0.send("\x04");
     menu.0.expect("Back in the menu.");
     menu.0.expect(READY);
