@@ -106,6 +106,9 @@ fn operation(route: &Route) -> Value {
     let error = json!({"$ref": "#/components/responses/Error"});
     let mut responses = Map::new();
     responses.insert("2XX".into(), json!({"description": "done", "content": {media: {"schema": schema}}}));
+    if route.method == axum::http::Method::DELETE {
+        responses.insert("204".into(), json!({"description": "done; there is nothing to say"}));
+    }
     responses.insert("4XX".into(), error);
     out.insert("responses".into(), Value::Object(responses));
     match route.need() {
@@ -171,8 +174,15 @@ pub(crate) fn document(routes: &[Route], resources: &[Arc<Resource>]) -> Value {
     );
     schemas.insert(
         "Error".into(),
-        json!({"type": "object", "description": "Either code and detail, or a list of sentences per field.",
-               "properties": {"code": {"type": "string"}, "detail": {"type": "string"}}, "additionalProperties": true}),
+        json!({
+            "description": "Code and detail, or a list of sentences per field; for several elements one of these each.",
+            "anyOf": [
+                {"type": "object", "required": ["code", "detail"], "additionalProperties": true, "properties": {
+                    "code": {"type": "string", "description": "stable"}, "detail": {"type": "string"}}},
+                {"type": "object", "additionalProperties": true, "not": {"required": ["code", "detail"]}},
+                {"type": "array", "items": {"type": "object"}}
+            ]
+        }),
     );
     json!({
         "openapi": "3.1.0",

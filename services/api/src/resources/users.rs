@@ -161,7 +161,7 @@ impl Hooks<User> for Users {
             let id = new.id;
             change.also(move |app, batch| Ok(app.identity().sign_out_in(id, None, batch)?));
         }
-        credentials(change, new, old, input)
+        credentials(change, new, old, input).await
     }
 
     async fn before_delete(&self, change: &mut Change<'_>, row: &User) -> Result<(), Problem> {
@@ -218,8 +218,14 @@ fn set_groups(change: &mut Change<'_>, user: Uuid, wanted: &[Uuid]) -> Result<()
     Ok(())
 }
 
-/// Checks what identity will be asked to do, and asks it when the user is durable.
-fn credentials(change: &mut Change<'_>, new: &User, old: Option<&User>, input: &Input) -> Result<(), Problem> {
+/// Password and key of a new user are committed with the user: there is none without what was given for them. Mails
+/// follow when it is durable.
+async fn credentials(
+    change: &mut Change<'_>,
+    new: &mut User,
+    old: Option<&User>,
+    input: &Input,
+) -> Result<(), Problem> {
     let identity = change.call.app.identity().clone();
     let (id, by) = (new.id, By::user(&change.call.user, change.call.ip));
     let mailed = input.text("password_strategy") == Some("email");
@@ -230,11 +236,19 @@ fn credentials(change: &mut Change<'_>, new: &User, old: Option<&User>, input: &
         if old.is_some_and(|o| o.id == change.call.user.id) {
             return Err(Problem::field("password", "change your own password at users/profile/password/"));
         }
-        identity.password_policy(new)?.check(password, new)?;
-        let (password, by, must_change) =
-            (zeroize::Zeroizing::new(password.to_owned()), by.clone(), new.need_update_password);
-        change
-            .after(move |app| async move { Ok(app.identity().reset_password(id, &password, must_change, &by).await?) });
+        if old.is_none() {
+            let first = identity.first_password(new, password).await?;
+            new.date_password_last_updated = Some(change.now);
+            let (user, by) = (new.clone(), by.clone());
+            change.also(move |app, batch| Ok(app.identity().put_first_password(first, &user, &by, batch)?));
+        } else {
+            identity.password_policy(new)?.check(password, new)?;
+            let (password, by, must_change) =
+                (zeroize::Zeroizing::new(password.to_owned()), by.clone(), new.need_update_password);
+            change.after(move |app| async move {
+                Ok(app.identity().reset_password(id, &password, must_change, &by).await?)
+            });
+        }
     } else if old.is_none() && new.source == UserSource::Local {
         let by = by.clone();
         change.after(move |app| async move {
@@ -245,11 +259,12 @@ fn credentials(change: &mut Change<'_>, new: &User, old: Option<&User>, input: &
             Ok(())
         });
     }
-    if let Some(key) = input.filled("public_key") {
-        gatehouse_identity::parse_public_key(key).map_err(|e| Problem::field("public_key", e.to_string()))?;
-        let key = key.to_owned();
+    if let Some(line) = input.filled("public_key") {
+        let key = identity.new_ssh_key(id, "web", line, &by)?;
+        change.insert(key.clone());
         change.after(move |app| async move {
-            app.identity().add_ssh_key(id, "web", &key, &by).await.map(drop).map_err(Problem::from)
+            app.identity().tell_of_key(id, &key, &by);
+            Ok(())
         });
     }
     Ok(())
@@ -269,7 +284,7 @@ pub(crate) fn resources() -> Vec<Resource> {
                 "is_expired",
                 "is_valid",
             ])
-            .unique(&[("username", "username"), ("email", "email")])
+            .unique(&[("username", "username"), ("email", "email"), ("fingerprint", "public_key")])
             .serialised(),
     ]
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -30,6 +31,8 @@ pub struct World {
     pub identity: Identity,
     pub tls: TlsStore,
     pub admin: Client,
+    /// While set, whoever asks the API's clock panics.
+    pub clock_panics: Arc<AtomicBool>,
     _dir: tempfile::TempDir,
 }
 
@@ -163,6 +166,7 @@ impl World {
         .await
         .unwrap();
         let tls = TlsStore::open(&store, &["box.example".to_owned()], Utc::now()).await.unwrap();
+        let clock_panics = Arc::new(AtomicBool::new(false));
         let context = ApiContext {
             store: store.clone(),
             identity: identity.clone(),
@@ -170,7 +174,13 @@ impl World {
             notify,
             tls: tls.clone(),
             ledger: None,
-            clock,
+            clock: {
+                let panics = clock_panics.clone();
+                Arc::new(move || {
+                    assert!(!panics.load(Ordering::Relaxed), "the test breaks the clock");
+                    Utc::now()
+                })
+            },
         };
         let (router, routes) = Api::with_routes(context);
         let anonymous = Client {
@@ -180,7 +190,7 @@ impl World {
             ip: IpAddr::from([192, 0, 2, 10]),
             headers: HeaderMap::new(),
         };
-        let mut world = Self { routes, store, identity, tls, admin: anonymous, _dir: dir };
+        let mut world = Self { routes, store, identity, tls, admin: anonymous, clock_panics, _dir: dir };
         world.add_user("admin", &[builtin::SYSTEM_ADMIN], &[(org_ids::DEFAULT, builtin::ORG_USER)]).await;
         world.admin = world.login("admin").await;
         world
