@@ -17,6 +17,9 @@ use crate::problem::Problem;
 
 pub(crate) type Predicate<T> = Box<dyn Fn(&T) -> bool + Send>;
 
+/// How many rows there are, and those of the page.
+pub(crate) type Page<T> = (usize, Vec<Arc<T>>);
+
 /// What is particular to a resource. Everything has a default except the checks of a whole record.
 #[async_trait]
 pub(crate) trait Hooks<T: Kept>: Send + Sync + 'static {
@@ -38,7 +41,7 @@ pub(crate) trait Hooks<T: Kept>: Send + Sync + 'static {
 
     /// How many rows there are, and those of the page, when something keeps them in that order already; nothing is asked
     /// of them again. `None`: the rows are gone through.
-    fn page(&self, _call: &Call, _plan: &Plan) -> Result<Option<(usize, Vec<Arc<T>>)>, Problem> {
+    fn page(&self, _call: &Call, _plan: &Plan) -> Result<Option<Page<T>>, Problem> {
         Ok(None)
     }
 

@@ -25,7 +25,7 @@ use crate::engine::field::{
 use crate::engine::plan::Plan;
 use crate::engine::reader::Reader;
 use crate::engine::related::Target;
-use crate::engine::table::{Hooks, Predicate};
+use crate::engine::table::{Hooks, Page, Predicate};
 use crate::engine::values::{as_id, show_choice};
 use crate::engine::{Resource, list};
 use crate::guard::{Answer, Call, Doc, Need, Routes};
@@ -105,7 +105,7 @@ impl Hooks<Asset> for Assets {
 
     /// From the read model, which keeps assets in the orders that lists are shown in: 100,000 of them are not copied for
     /// a page of 100.
-    fn page(&self, call: &Call, plan: &Plan) -> Result<Option<(usize, Vec<Arc<Asset>>)>, Problem> {
+    fn page(&self, call: &Call, plan: &Plan) -> Result<Option<Page<Asset>>, Problem> {
         let order = match plan.single_order() {
             None if plan.order.is_empty() => AssetOrder::Name,
             Some(("name", false)) => AssetOrder::Name,

@@ -180,6 +180,24 @@ fn lists_are_searched_ordered_and_paged() {
     assert_eq!(d.all_assets(org_ids::ROOT, &query("", Name, 0, 9)).total, 3);
     let telnet = AssetQuery { protocol: Some("telnet".into()), ..query("", Name, 0, 9) };
     assert_eq!(run(telnet), (0, names(&[])));
+    let both = |a: &str, b: &str| AssetQuery { words: vec![a.into(), b.into()], ..query("", Name, 0, 9) };
+    assert_eq!(run(both("10.0", "LINES")), (1, names(&["alpha"])));
+    assert_eq!(run(both("beta", "lines")), (0, names(&[])));
+    let platform = d.asset(id(20)).unwrap().platform;
+    let of = |platforms: Vec<Uuid>| AssetQuery { platforms: Some(platforms), ..query("", Name, 1, 1) };
+    assert_eq!(run(of(vec![platform, id(99)])), (3, names(&["Beta"])));
+    assert_eq!(run(of(vec![id(99)])).0, 0);
+    assert_eq!(d.platform_counts(ORG).get(&platform), Some(&3));
+    let mut moved = Asset::clone(d.asset(id(22)).unwrap());
+    moved.platform = id(99);
+    d.upsert_asset(Arc::new(moved));
+    assert_eq!(d.all_assets(ORG, &of(vec![id(99)])).total, 1);
+    assert_eq!(d.platform_counts(ORG).get(&platform), Some(&2));
+    let with_b = |a: &Asset| a.name.contains('B');
+    assert_eq!(d.assets_where(ORG, &query("", Name, 0, 9), Some(&with_b)).total, 1);
+    d.remove(Asset::KIND, id(22));
+    assert!(!d.platform_counts(ORG).contains_key(&id(99)));
+    assert_eq!(d.all_assets(ORG, &query("", Name, 0, 9)).total, 2);
 }
 
 #[test]
