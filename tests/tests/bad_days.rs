@@ -173,7 +173,8 @@ async fn garbage_before_and_after_authentication_disturbs_nobody() {
             let _ = stream.read(&mut [0; 4096]);
         }
     }
-    // After it: bytes of an authenticated client are damaged on the way.
+    // After it: bytes of an authenticated client are damaged on the way. More than the longest packet follows, because a
+    // damaged length shows only when so much has come.
     for at in [6_000, 9_000] {
         let to = s.world.ssh;
         let middle = impostor(move |client| {
@@ -195,7 +196,7 @@ async fn garbage_before_and_after_authentication_disturbs_nobody() {
         let mut ssh = Command::new("sshpass");
         ssh.args(["-p", gatehouse_tests::world::USER_PASSWORD, "ssh"]).args(SSH_OPTIONS);
         ssh.args(["-p", &middle.to_string(), "-l", &s.login, "127.0.0.1", "wc -c"]);
-        let done = run_limited(&mut ssh, &vec![7; 100_000], LIMIT);
+        let done = run_limited(&mut ssh, &vec![7; 3_000_000], LIMIT);
         assert_ne!(done.code, Some(0), "{done:?}");
     }
     shell.send("echo un-$((40+2))\r");
@@ -381,4 +382,13 @@ async fn a_data_directory_in_use_or_with_a_damaged_key_and_a_wrong_configuration
     std::fs::rename(key.with_extension("away"), &key).unwrap();
     std::fs::write(&key, &good).unwrap();
     world.restart().await;
+}
+
+/// A client that has sent everything closes its channel as soon as it sees the end of the output.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_closes_its_output_before_it_ends_keeps_its_exit_status() {
+    let s = stage().await;
+    let closes = "echo out; exec >&- 2>&-; sleep 0.5; exit 3";
+    let done = run_limited(&mut s.world.ssh(&s.login, &[closes]), b"", LIMIT);
+    assert_eq!((done.code, done.text().as_str()), (Some(3), "out\n"), "{done:?}");
 }
