@@ -15,6 +15,7 @@ use gatehouse_model::ledger::{LedgerEntry, LedgerKind};
 use gatehouse_model::settings::Settings;
 use gatehouse_notify::Notify;
 use gatehouse_record::{FileKeeper, KeeperOptions, MasterKey, PoolOptions, RecorderPool};
+use gatehouse_seal::RootKey;
 use gatehouse_session::{Core, CoreParts};
 use gatehouse_ssh::{SshConfig, SshGateway};
 use gatehouse_store::Store;
@@ -42,7 +43,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     let root = open::root_key(&data)?;
     // Verifying and exporting the ledger reads its files, beside the store.
-    let ledger_root = open::root_key(&data)?;
+    let ledger_root = RootKey::from_bytes(root.as_bytes());
     let store = {
         let data = data.clone();
         // Opening reads everything; it must not hold up the runtime.

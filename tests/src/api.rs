@@ -63,6 +63,11 @@ impl Api {
         (answer.status().as_u16(), answer.bytes().await.unwrap().to_vec())
     }
 
+    /// The contract's health route answers 200.
+    pub async fn is_healthy(&self) -> bool {
+        self.http.get(format!("{}/api/health/", self.base)).send().await.is_ok_and(|a| a.status() == 200)
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         let (status, value) = self.ask(Method::GET, path, None).await;
         assert_eq!(status, 200, "GET {path}: {value}");

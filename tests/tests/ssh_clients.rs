@@ -229,8 +229,6 @@ async fn rsync_copies_a_tree_both_ways() {
 #[tokio::test(flavor = "multi_thread")]
 async fn plink_runs_a_command() {
     let s = stage().await;
-    let key = std::fs::read_to_string(s.world.dir.path().join("gatehouse.log")).unwrap_or_default();
-    drop(key);
     let fingerprints = run_limited(
         Command::new("ssh-keyscan").args(["-p", &s.world.ssh.to_string(), "-t", "ed25519", "127.0.0.1"]),
         b"",
